@@ -1,0 +1,1 @@
+"""Data: the generated shapes dataset, training augmentation and the dataset mapper."""
