@@ -1,4 +1,4 @@
-"""pentamask: five mask papers as Detectron2 plugins. Importing it registers models and the generated dataset's names."""
+"""pentamask: five mask papers as Detectron2 plugins. Importing it registers models and the names of generated data."""
 
 __version__ = "0.1.0"
 
