@@ -145,20 +145,14 @@ def _panoptic_annotation(scene: Scene) -> tuple[np.ndarray, list[dict]]:
     return id_map, segments
 
 
-def register_shapes(prefix: str = "shapes", root: str | None = None, num_images: dict[str, int] = NUM_IMAGES) -> None:
-    """Register the names listed above in Detectron2's catalogs; nothing is generated before a name is first loaded.
-
-    Args:
-        prefix: first part of every name.
-        root: folder of the files, `default_root()` if None.
-        num_images: split name to number of images to generate.
-    """
-    root = root or default_root()
-    for split in num_images:
-        _register_split(f"{prefix}_{split}", root, split, lambda: write_shapes(root, num_images))
+def register_shapes() -> None:
+    """Register the names listed above in Detectron2's catalogs; nothing is generated before a name is first loaded."""
+    root = default_root()
+    for split in NUM_IMAGES:
+        _register_split(f"shapes_{split}", root, split)
 
 
-def _register_split(name: str, root: str, split: str, generate: Callable[[], None]) -> None:
+def _register_split(name: str, root: str, split: str) -> None:
     images, stuff_maps = os.path.join(root, split), os.path.join(root, f"panoptic_stuff_{split}")
     instances_json = os.path.join(root, "annotations", f"instances_{split}.json")
     panoptic = {
@@ -173,7 +167,7 @@ def _register_split(name: str, root: str, split: str, generate: Callable[[], Non
         return merge_to_panoptic(instances, load_sem_seg(stuff_maps, images))
 
     def register(name: str, load: Callable[[], list[dict]], evaluator_type: str, **metadata: object) -> None:
-        DatasetCatalog.register(name, lambda: (generate(), load())[1])
+        DatasetCatalog.register(name, lambda: (write_shapes(root, NUM_IMAGES), load())[1])
         MetadataCatalog.get(name).set(
             evaluator_type=evaluator_type, image_root=images, json_file=instances_json, ignore_label=255, **metadata
         )

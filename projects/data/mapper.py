@@ -1,0 +1,132 @@
+"""From a dataset's record of one image to what the models take."""
+
+import copy
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
+
+from pentamask.data.augmentation import build_augmentation
+from pentamask.data.basis_sem import load_basis_sem
+
+_IGNORE_LABEL = 255  # Detectron2's label of pixels without a semantic class
+
+
+class MaskDatasetMapper(DatasetMapper):
+    """Detectron2's DatasetMapper with what the five plugins need besides.
+
+    - Augmentations may look at the boxes (`InstanceCrop`).
+    - "basis_sem": the (H, W) int64 target of BlendMask's basis module, 0 background, c + 1 thing class c.
+    - An image stored as the transpose of its annotated size is transposed, as in the released code of BlendMask.
+    - Errors name the image file.
+    """
+
+    @configurable
+    def __init__(self, is_train: bool, *, basis_sem_ann_set: str | None = None, **detectron2_options: object):
+        """
+        Args:
+            is_train: whether to map for training; else only the image is prepared.
+            basis_sem_ann_set: MODEL.BASIS_MODULE.ANN_SET to add "basis_sem" in training; None leaves it out.
+            detectron2_options: the keyword arguments of Detectron2's DatasetMapper.
+        """
+        super().__init__(is_train, **detectron2_options)
+        self.basis_sem_ann_set = basis_sem_ann_set
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        options = super().from_config(cfg, is_train)
+        options["augmentations"] = build_augmentation(cfg, is_train)
+        if is_train and cfg.MODEL.META_ARCHITECTURE == "BlendMask" and cfg.MODEL.BASIS_MODULE.LOSS_ON:
+            options["basis_sem_ann_set"] = cfg.MODEL.BASIS_MODULE.ANN_SET
+        return options
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """
+        Args:
+            dataset_dict: one image in Detectron2's dataset format.
+
+        Returns:
+            `dataset_dict` with "image" (C, H, W) and, as far as there are annotations in training, "instances",
+            "sem_seg" (H, W) int64 and "basis_sem" (H, W) int64, all after the same augmentation.
+
+        Raises:
+            OSError: the image or label file is missing or corrupt.
+            ValueError: sizes disagree, or RLE masks meet INPUT.MASK_FORMAT "polygon".
+        """
+        dataset_dict = copy.deepcopy(dataset_dict)
+        image = self._read_image(dataset_dict)
+        sem_seg = self._read_sem_seg(dataset_dict) if self.is_train else None
+        original_size = image.shape[:2]
+        inputs = T.AugInput(image, boxes=_boxes(dataset_dict), sem_seg=sem_seg)
+        transforms = self.augmentations(inputs)
+        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if sem_seg is not None:
+            # A rotation fills the corners with label 0; nothing is known there.
+            known = transforms.apply_segmentation(np.ones(original_size, np.uint8)) > 0
+            sem_seg = np.where(known, inputs.sem_seg, _IGNORE_LABEL)
+            dataset_dict["sem_seg"] = torch.as_tensor(sem_seg.astype("int64"))
+        image_size = inputs.image.shape[:2]
+        if self.proposal_topk is not None:
+            detection_utils.transform_proposals(dataset_dict, image_size, transforms, proposal_topk=self.proposal_topk)
+        if not self.is_train:
+            dataset_dict.pop("annotations", None)
+            return dataset_dict
+        if self.basis_sem_ann_set is not None:
+            basis_sem = transforms.apply_segmentation(load_basis_sem(dataset_dict, self.basis_sem_ann_set))
+            dataset_dict["basis_sem"] = torch.as_tensor(basis_sem.astype("int64"))
+        if "annotations" in dataset_dict:
+            self._transform_annotations(dataset_dict, transforms, image_size)
+        return dataset_dict
+
+    def _read_image(self, dataset_dict: dict) -> np.ndarray:
+        """The image (H, W, C) uint8 in the annotated orientation; adds "height" and "width" if they are missing."""
+        image = _read(dataset_dict["file_name"], self.image_format)
+        annotated_size = dataset_dict.get("height"), dataset_dict.get("width")
+        if annotated_size != image.shape[:2] and annotated_size == image.shape[1::-1]:
+            image = image.transpose(1, 0, 2)
+        detection_utils.check_image_size(dataset_dict, image)
+        return image
+
+    def _read_sem_seg(self, dataset_dict: dict) -> np.ndarray | None:
+        """The semantic labels (H, W) uint8, if the record names a file of them."""
+        path = dataset_dict.get("sem_seg_file_name")
+        if path is None:
+            return None
+        sem_seg = _read(path, "L").squeeze(2)
+        size = dataset_dict["height"], dataset_dict["width"]
+        if sem_seg.shape != size:
+            raise ValueError(f"{path} has {sem_seg.shape} pixels, its image {dataset_dict['file_name']} has {size}.")
+        return sem_seg
+
+    def _transform_annotations(self, dataset_dict: dict, transforms: T.TransformList, image_shape: tuple) -> None:
+        has_rle = any(
+            isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd", 0)
+            for annotation in dataset_dict["annotations"]
+        )
+        if has_rle and self.use_instance_mask and self.instance_mask_format == "polygon":
+            raise ValueError(
+                f"The masks of {dataset_dict['file_name']} are RLE, which INPUT.MASK_FORMAT 'polygon' cannot hold: "
+                "set INPUT.MASK_FORMAT bitmask."
+            )
+        super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+
+def _read(path: str, image_format: str) -> np.ndarray:
+    try:
+        return detection_utils.read_image(path, format=image_format)
+    except (OSError, SyntaxError) as error:  # PIL reports some broken PNG files as SyntaxError
+        raise OSError(
+            f"Cannot read the image file {path}: {error}. Replace it or remove it from the dataset."
+        ) from error
+
+
+def _boxes(dataset_dict: dict) -> np.ndarray:
+    """All annotated boxes (M, 4), xyxy in pixels, crowds included."""
+    boxes = [
+        BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+        for annotation in dataset_dict.get("annotations", [])
+    ]
+    return np.array(boxes, dtype=float).reshape(-1, 4)
