@@ -1,0 +1,59 @@
+"""Feature pyramids whose extra levels come from the last FPN output."""
+
+import fvcore.nn.weight_init as weight_init
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN
+from detectron2.modeling.backbone import Backbone
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from torch import Tensor, nn
+
+from .dla import build_dla
+from .resnet import build_deformable_resnet
+
+
+class LastLevelP6(nn.Module):
+    """One extra level: p6, a stride-2 convolution of p5."""
+
+    num_levels = 1
+    in_feature = "p5"
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.p6 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        weight_init.c2_xavier_fill(self.p6)
+
+    def forward(self, p5: Tensor) -> list[Tensor]:
+        return [self.p6(p5)]
+
+
+def build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    """Detectron2's FPN on `bottom_up` with the `MODEL.FCOS.TOP_LEVELS` extra levels (0, 1 or 2) made from p5."""
+    channels, top_levels = cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FCOS.TOP_LEVELS
+    if top_levels not in (0, 1, 2):
+        raise ValueError(f"MODEL.FCOS.TOP_LEVELS is {top_levels}; it must be 0, 1 or 2.")
+    top_block = None
+    if top_levels == 1:
+        top_block = LastLevelP6(channels)
+    elif top_levels == 2:
+        top_block = LastLevelP6P7(channels, channels, in_feature="p5")
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=channels,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """ResNet, with or without deformable blocks, and FPN."""
+    return build_fpn(cfg, build_deformable_resnet(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_dla_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """DLA-34 and FPN."""
+    return build_fpn(cfg, build_dla(cfg, input_shape))

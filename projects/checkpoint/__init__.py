@@ -1,0 +1,1 @@
+"""Reading checkpoints: safe files, the authors' key names."""

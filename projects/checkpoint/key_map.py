@@ -1,0 +1,89 @@
+"""Renaming the keys of an authors' checkpoint while a model loads it, and refusing the file of another model."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+# Entries that Detectron2 versions save or leave out without a meaning for the result.
+_BOOKKEEPING = re.compile(r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std)$")
+
+
+@dataclass(frozen=True)
+class KeyRules:
+    """How the keys of a released file become those of our model. All patterns are regular expressions.
+
+    Attributes:
+        model: the model's name, for messages.
+        renames: (pattern, replacement) pairs, applied to every key by `re.sub` in this order.
+        ignored: keys of a file that may be dropped when the model has no such entry.
+        optional: keys of the model that a file may lack: layers sized by the number of classes (Detectron2 drops
+            them, with a warning, when the sizes differ) and layers that only training needs.
+        backbone: prefix of the part that an ImageNet file fills on its own.
+    """
+
+    model: str
+    renames: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    backbone: str = "backbone.bottom_up."
+
+    def rename(self, key: str) -> str:
+        """Our name for the authors' `key`."""
+        for pattern, replacement in self.renames:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
+def register_key_rules(model: nn.Module, rules: KeyRules) -> None:
+    """Make `model.load_state_dict`, and so every checkpointer, accept the authors' files.
+
+    Installs a pre-hook that renames keys by `rules`, drops ignorable ones and raises `ValueError` with what was
+    expected and found if the file belongs to another model. A file with nothing but backbone weights is accepted.
+    """
+    model.register_load_state_dict_pre_hook(partial(_load_hook, rules=rules))
+
+
+def _load_hook(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any, rules: KeyRules) -> None:
+    own = model.state_dict()
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        value = state_dict.pop(key)
+        name = rules.rename(key[len(prefix) :])
+        if name in own or not (_BOOKKEEPING.search(name) or _matches(rules.ignored, name)):
+            state_dict[prefix + name] = value
+    found = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
+    _refuse_other_model(rules, set(own), found)
+    for name in own:
+        if name not in found and _BOOKKEEPING.search(name):
+            state_dict[prefix + name] = own[name]
+
+
+def _refuse_other_model(rules: KeyRules, own: set[str], found: set[str]) -> None:
+    """Raise `ValueError` unless the renamed keys `found` are those of the model, `own`, or of its backbone."""
+    matched = own & found
+    if matched and all(name.startswith(rules.backbone) for name in matched):
+        return
+    missing = sorted(n for n in own - found if not (_BOOKKEEPING.search(n) or _matches(rules.optional, n)))
+    unknown = sorted(found - own)
+    if not missing and not unknown:
+        return
+    raise ValueError(
+        f"This checkpoint does not belong to the {rules.model} that was built: the model expects {len(own)} entries, "
+        f"{len(matched)} of them were found. Missing, or of another shape: {_sample(missing)}. "
+        f"In the file but not in the model: {_sample(unknown)}. Check that MODEL.WEIGHTS and the config file name the "
+        "same model (backbone, norm, heads)."
+    )
+
+
+def _matches(patterns: Iterable[str], name: str) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _sample(names: list[str], count: int = 4) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

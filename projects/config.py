@@ -1,0 +1,20 @@
+"""All configuration keys of pentamask."""
+
+from detectron2.config import CfgNode
+
+from pentamask.backbones.config import add_backbone_config
+from pentamask.blendmask.config import add_blendmask_config
+from pentamask.data.config import add_data_config
+from pentamask.fcos.config import add_fcos_config
+
+
+def add_pentamask_config(cfg: CfgNode) -> None:
+    """Add the keys of every plugin to `cfg`, in place; keys that are already set keep their values.
+
+    Args:
+        cfg: a config from `detectron2.config.get_cfg()`.
+    """
+    add_data_config(cfg)
+    add_backbone_config(cfg)
+    add_fcos_config(cfg)
+    add_blendmask_config(cfg)
