@@ -67,6 +67,6 @@ def build_deformable_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
             stage[i] = DeformBottleneckBlock(
                 stage[i], modulated=node.DEFORM_MODULATED, deform_groups=node.DEFORM_NUM_GROUPS
             )
-            if cfg.MODEL.BACKBONE.FREEZE_AT >= number:
+            if number <= cfg.MODEL.BACKBONE.FREEZE_AT:
                 stage[i].freeze()
     return resnet

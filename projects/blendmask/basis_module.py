@@ -1,6 +1,5 @@
 """The bottom module: full-image bases, and the semantic loss that helps them along."""
 
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, get_norm
