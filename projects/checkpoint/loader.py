@@ -1,0 +1,103 @@
+"""A checkpointer that reads Detectron2's, torch's and safetensors' files without running what stands in them."""
+
+import pickle
+import re
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+
+from pentamask.checkpoint.safe_pickle import load_pickle
+
+
+class PentamaskCheckpointer(DetectionCheckpointer):
+    """`DetectionCheckpointer` for files from anywhere: nothing in a file is executed, and errors name the file.
+
+    Reads `.pth` and the like with `weights_only`, `.pkl` with `load_pickle`, and `.safetensors`. The weights may
+    stand under "model", under "state_dict", or be the whole file. Everything else is Detectron2's: the resume logic,
+    `?matching_heuristics=True`, Caffe2 names, and the report of missing, unused and misshaped entries.
+    """
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load `path` (a file or an address that Detectron2 knows; "" loads nothing) into the model.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file cannot be read safely, or belongs to another model.
+        """
+        if path:
+            _check_exists(path)
+        self._parsed_url_during_load = None  # left behind by a load that failed
+        return super().load(path, *args, **kwargs)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if not filename.endswith(".pkl"):
+            return super()._load_file(filename)
+        checkpoint = _unify_pickle(load_pickle(filename), filename)
+        if parse_qs(self._parsed_url_during_load.query).get("matching_heuristics") == ["True"]:
+            checkpoint["matching_heuristics"] = True
+        return checkpoint
+
+    def _torch_load(self, f: str) -> dict[str, Any]:
+        checkpoint = _read_safetensors(f) if f.endswith(".safetensors") else _read_torch(f)
+        if "model" not in checkpoint and "state_dict" in checkpoint:
+            return {"model": checkpoint["state_dict"]}
+        return checkpoint
+
+
+def _check_exists(path: str) -> None:
+    """Raise `FileNotFoundError` if `path`, less its query, is not there or cannot be downloaded."""
+    url = urlparse(path)._replace(query="").geturl()
+    hint = "Give the path or address of a checkpoint, or '' to start from random weights."
+    try:
+        found = PathManager.isfile(PathManager.get_local_path(url))
+    except OSError as error:
+        raise FileNotFoundError(f"MODEL.WEIGHTS names {path!r}, which cannot be fetched: {error}. {hint}") from error
+    if not found:
+        raise FileNotFoundError(f"MODEL.WEIGHTS names {path!r}, which is not a file. {hint}")
+
+
+def _unify_pickle(data: Any, filename: str) -> dict[str, Any]:
+    """Detectron2's own `.pkl` files as they are; Caffe2's and Detectron1's with the request to match names."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{filename} holds a {type(data).__name__} instead of a dictionary of weights.")
+    if "model" in data and "__author__" in data:
+        return data
+    blobs = data.get("blobs", data)  # Detectron1's detectors have "blobs", its ImageNet models do not
+    weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _read_torch(filename: str) -> dict[str, Any]:
+    try:
+        checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{filename} was not loaded: {_explain(error)}") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{filename} holds a {type(checkpoint).__name__} instead of a dictionary of weights.")
+    return checkpoint
+
+
+def _explain(error: Exception) -> str:
+    """Why torch refused a file: the class or function it asks for, or that it is broken."""
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if refused is None:
+        return "it is not a checkpoint of tensors, or is cut short."
+    return (
+        f"besides tensors it asks for {refused[1].rstrip('.')}, and such a file can run any code. If you trust it, "
+        "read it with torch.load(..., weights_only=False) yourself and save its weights only."
+    )
+
+
+def _read_safetensors(filename: str) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f"{filename} needs the package safetensors: pip install safetensors") from error
+    try:
+        return load_file(filename)
+    except SafetensorError as error:
+        raise ValueError(f"{filename} is not a safetensors file, or is cut short: {error}") from error
