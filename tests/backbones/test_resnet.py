@@ -40,7 +40,7 @@ def test_zero_offsets_are_the_plain_convolution(modulated):
     plain = build_resnet_backbone(plain_cfg, ShapeSpec(channels=3))
     plain.load_state_dict({k: v for k, v in deformable.state_dict().items() if "offset" not in k})
     if modulated:
-        for name, module in deformable.named_modules():
+        for module in deformable.modules():
             if isinstance(module, DeformBottleneckBlock):
                 module.conv2.weight.data *= 2
     x = torch.randn(1, 3, 64, 64)

@@ -38,7 +38,10 @@ class Case:
 
 
 class Comparison:
-    """Compares every recorded output with ours, once each, and remembers the largest error."""
+    """Compares our outputs with the recorded ones and remembers the largest error.
+
+    An output that was not recorded is passed over; a recorded one that was never compared fails the replay.
+    """
 
     def __init__(self, expected: dict[str, np.ndarray]) -> None:
         self.expected = expected
@@ -51,6 +54,8 @@ class Comparison:
 
     def close(self, name: str, actual: Any, rtol: float, atol: float) -> None:
         """|actual - expected| <= rtol * |expected| + atol everywhere, and equal shapes."""
+        if name not in self.expected:
+            return
         actual, expected = self._pair(name, actual)
         if actual.shape != expected.shape:
             self.failures.append(f"{name}: shape {actual.shape}, expected {expected.shape}")
@@ -68,12 +73,16 @@ class Comparison:
 
     def equal(self, name: str, actual: Any) -> None:
         """Equal element by element."""
+        if name not in self.expected:
+            return
         actual, expected = self._pair(name, actual)
         if actual.shape != expected.shape or not (actual == expected).all():
             self.failures.append(f"{name}: differs, shape {actual.shape}, expected {expected.shape}")
 
     def pixels(self, name: str, actual: Any, fraction: float, per_item: bool = False) -> None:
         """At most `fraction` of the elements differ; with `per_item`, of each entry of the first axis."""
+        if name not in self.expected:
+            return
         actual, expected = self._pair(name, actual)
         if actual.shape != expected.shape:
             self.failures.append(f"{name}: shape {actual.shape}, expected {expected.shape}")

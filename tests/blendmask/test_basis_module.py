@@ -1,0 +1,39 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pentamask.blendmask import ProtoNet
+
+
+def build(**kwargs):
+    return ProtoNet(
+        in_features=["p3", "p4"], in_channels=[6, 6], num_bases=4, channels=8, num_convs=2, norm="BN", **kwargs
+    )
+
+
+def features():
+    return {"p3": torch.randn(2, 6, 8, 12), "p4": torch.randn(2, 6, 4, 6)}
+
+
+def test_bases_have_twice_the_resolution_of_the_first_feature():
+    assert build()(features()).shape == (2, 4, 16, 24)
+
+
+@pytest.mark.parametrize("norm, keys", [("BN", 6), ("", 1)])
+def test_no_convolution_has_a_bias_but_the_last(norm, keys):
+    net = ProtoNet(in_features=["p3"], in_channels=[6], channels=8, num_convs=1, norm=norm)
+    assert len([k for k in net.state_dict() if k.startswith("refine.0")]) == keys
+    assert [k for k in net.state_dict() if k.endswith("0.bias")] == []
+    assert "tower.3.bias" in net.state_dict()
+
+
+def test_semantic_loss_reads_every_eighth_pixel():
+    net = build(loss_on=True, num_classes=3, loss_weight=0.5, loss_stride=8)
+    x = features()
+    target = torch.randint(0, 4, (2, 64, 96))
+    expected = 0.5 * F.cross_entropy(net.sem_seg_logits(x), target[:, ::8, ::8])
+    assert net.losses(x, target)["loss_basis_sem"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_no_semantic_head_without_its_loss():
+    assert not [k for k in build().state_dict() if k.startswith("seg_head")]
