@@ -1,0 +1,161 @@
+"""Finds what a user got wrong before training starts, and says it in one readable error."""
+
+import difflib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+import pentamask.blendmask.config
+import pentamask.fcos.config
+
+# What each meta-architecture has to say about class counts: see `class_count_keys` of the plugins.
+CLASS_COUNT_KEYS: dict[str, Callable[[CfgNode], dict[str, list[str]]]] = {
+    "BlendMask": pentamask.blendmask.config.class_count_keys,
+    "OneStageDetector": pentamask.fcos.config.class_count_keys,
+}
+
+
+class BadInput(ValueError):
+    """The user's config, data or files cannot be used; the message says what to change."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' Did you mean x or y?' with the known words nearest to `word`, or ''."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+    """Check what can be checked without loading data.
+
+    Args:
+        cfg: the whole config.
+        resume: --resume; a checkpoint in OUTPUT_DIR then stands in for MODEL.WEIGHTS.
+        eval_only: --eval-only; DATASETS.TRAIN is not used.
+
+    Raises:
+        BadInput: an unregistered dataset, no dataset, missing weights, or augmented testing of other than R-CNN.
+    """
+    for key, names in (("DATASETS.TRAIN", cfg.DATASETS.TRAIN), ("DATASETS.TEST", cfg.DATASETS.TEST)):
+        if key == "DATASETS.TRAIN" and eval_only:
+            continue
+        for name in names:
+            _check_registered(name, key)
+        if not names and (eval_only or key == "DATASETS.TRAIN"):
+            raise BadInput(f"{key} is empty: name at least one dataset.")
+    if not (resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))):
+        _check_weights(cfg.MODEL.WEIGHTS)
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        raise BadInput(
+            "TEST.AUG.ENABLED: test-time augmentation exists for Detectron2's GeneralizedRCNN only, not for "
+            f"{cfg.MODEL.META_ARCHITECTURE}. Set TEST.AUG.ENABLED False."
+        )
+
+
+def _check_registered(name: str, key: str) -> None:
+    if name not in DatasetCatalog:
+        raise BadInput(
+            f"{key} names {name!r}, which is not a registered dataset.{did_you_mean(name, DatasetCatalog.list())} "
+            "Register your own with detectron2.data.datasets.register_coco_instances."
+        )
+
+
+def _check_weights(path: str) -> None:
+    path = path.split("?")[0]
+    if path and "://" not in path and not PathManager.isfile(path):
+        raise BadInput(
+            f"MODEL.WEIGHTS: {path!r} does not exist. Give the path or address of a checkpoint, "
+            "or '' to start from random weights."
+        )
+
+
+def check_num_gpus(num_gpus: int) -> None:
+    """Check --num-gpus, the number of processes on this machine; 0 and 1 run anywhere.
+
+    Raises:
+        BadInput: more processes than GPUs.
+    """
+    if num_gpus > max(1, torch.cuda.device_count()):
+        raise BadInput(f"--num-gpus {num_gpus}: this machine has {torch.cuda.device_count()} usable GPUs.")
+
+
+@contextmanager
+def dataset_errors(names: Iterable[str]) -> Iterator[None]:
+    """Turn what goes wrong while datasets are loaded into a `BadInput` that names them and their files."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (OSError, KeyError, ValueError, AssertionError, TypeError, IndexError) as error:
+        raise BadInput(_explain_dataset_error(list(names), error)) from error
+
+
+def _explain_dataset_error(names: list[str], error: Exception) -> str:
+    files = [path for name in names for path in [MetadataCatalog.get(name).get("json_file")] if path]
+    where = f"Cannot load dataset {', '.join(names)} from {', '.join(files) or 'its source'}: "
+    if isinstance(error, FileNotFoundError):
+        return f"{where}{error.filename or error} does not exist. {_datasets_folder()}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{where}the file is not JSON or cut short ({error})."
+    if isinstance(error, AssertionError) and str(error).startswith("No valid data found"):
+        return f'{where}no image has an annotation to learn from; check its "annotations".'
+    # str() of a KeyError is the repr of its message.
+    message = error.args[0] if error.args else repr(error)
+    return f"{where}{type(error).__name__}: {message}"
+
+
+def _datasets_folder() -> str:
+    folder = os.environ.get("DETECTRON2_DATASETS", "unset, so ./datasets")
+    return f"Built-in datasets are looked for in $DETECTRON2_DATASETS ({folder})."
+
+
+def check_dataset_files(names: Iterable[str]) -> None:
+    """Check that the files and folders that the datasets' metadata names exist; datasets must have been loaded once.
+
+    Raises:
+        BadInput: one is missing.
+    """
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        for field in ("image_root", "json_file", "panoptic_root", "panoptic_json", "sem_seg_root"):
+            path = metadata.get(field)
+            if path and not PathManager.exists(path):
+                raise BadInput(f"Dataset {name!r}: {field} {path} does not exist. {_datasets_folder()}")
+
+
+def check_class_counts(cfg: CfgNode, names: Iterable[str]) -> None:
+    """Compare the class counts of the config with the datasets' metadata, which is complete once they were loaded.
+
+    Raises:
+        BadInput: they differ; both numbers and the keys are named.
+    """
+    class_count_keys = CLASS_COUNT_KEYS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: {})(cfg)
+    for name in names:
+        for field, keys in class_count_keys.items():
+            count = _class_count(MetadataCatalog.get(name), field)
+            wrong = [f"{key} is {_get(cfg, key)}" for key in keys if count not in (None, _get(cfg, key))]
+            if wrong:
+                raise BadInput(
+                    f"Dataset {name!r} has {count} {field}, but {' and '.join(wrong)}. "
+                    f"Set {' and '.join(f'{key} {count}' for key in keys)}."
+                )
+
+
+def _class_count(metadata: Metadata, field: str) -> int | None:
+    """The number of things or of stuff classes; None if the metadata does not say."""
+    # Detectron2's "standard" panoptic sets list all classes under both fields, only their id maps tell them apart.
+    ids = metadata.get(f"{field.removesuffix('_classes')}_dataset_id_to_contiguous_id")
+    classes = ids if ids is not None else metadata.get(field)
+    return None if classes is None else len(classes)
+
+
+def _get(cfg: CfgNode, key: str) -> object:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg

@@ -1,0 +1,71 @@
+"""From --config-file and overrides to a config, with errors that say which key or file is wrong."""
+
+import logging
+import os
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from pentamask.config import add_pentamask_config
+from pentamask.engine.checks import BadInput, did_you_mean
+
+
+def find_config_file(path: str) -> str:
+    """`path` itself if it exists, else the model zoo's config of that name, such as "BlendMask/R_50_1x.yaml".
+
+    Raises:
+        BadInput: it is neither.
+    """
+    if not path:
+        raise BadInput("--config-file is missing: give a file, or a name in the model zoo as BlendMask/R_50_1x.yaml.")
+    if "://" in path or os.path.isfile(path):
+        return path
+    from pentamask import model_zoo
+
+    try:
+        return model_zoo.get_config_file(path)
+    except RuntimeError:
+        raise BadInput(f"--config-file {path}: no such file, and the model zoo has no config of that name.") from None
+
+
+def load_config(config_file: str, overrides: list[str]) -> CfgNode:
+    """Detectron2's and pentamask's defaults, then a YAML file, then the command line.
+
+    Args:
+        config_file: an existing file, see `find_config_file`.
+        overrides: keys and values in turn.
+
+    Raises:
+        BadInput: an unknown key, a value of the wrong type, or a file that is not YAML.
+    """
+    cfg = get_cfg()
+    add_pentamask_config(cfg)
+    for source, merge in (
+        (config_file, lambda: cfg.merge_from_file(config_file)),
+        ("the command line", lambda: cfg.merge_from_list(overrides)),
+    ):
+        try:
+            merge()
+        except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as error:
+            # str() of a KeyError is the repr of its message.
+            message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+            hint = did_you_mean(message.rsplit(" ", 1)[-1], _keys(cfg)) if "Non-existent" in message else ""
+            raise BadInput(f"In {source}: {message}.{hint}") from error
+    return cfg
+
+
+def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    """All keys with their parents', as MODEL.FCOS.NUM_CLASSES."""
+    keys = []
+    for key, value in cfg.items():
+        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
+    return keys
+
+
+def available_device(device: str) -> str:
+    """`device`, or "cpu" with one line of log if it is a CUDA device and there is none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        logging.getLogger(__name__).info("No CUDA device is available: using the CPU instead of %r.", device)
+        return "cpu"
+    return device

@@ -1,0 +1,81 @@
+"""Detectron2's DefaultTrainer with this project's data, evaluators, checkpointer and error messages."""
+
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from torch import nn
+
+from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.data.mapper import MaskDatasetMapper
+from pentamask.engine.checks import check_class_counts, check_dataset_files, dataset_errors
+from pentamask.engine.loss_report import LossReport
+from pentamask.evaluation import build_evaluator
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates any model of Detectron2's registry; see `DefaultTrainer` for the attributes."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg)
+        self._loss_report = LossReport(self.model)
+
+    def build_hooks(self) -> list[HookBase]:
+        # Here, because one of the hooks takes the checkpointer along.
+        self.checkpointer = PentamaskCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        return super().build_hooks()
+
+    def run_step(self) -> None:
+        """One iteration.
+
+        Raises:
+            FloatingPointError: a loss is not finite; names it, the learning rate and the images.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            raise self._loss_report.explain(self.iter, self.optimizer.param_groups[0]["lr"]) from error
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+        """Detectron2's loader of DATASETS.TRAIN with `MaskDatasetMapper`.
+
+        Raises:
+            BadInput: the data cannot be loaded, or has another number of classes than the model.
+        """
+        with dataset_errors(cfg.DATASETS.TRAIN):
+            loader = build_detection_train_loader(cfg, mapper=MaskDatasetMapper(cfg, is_train=True))
+        check_dataset_files(cfg.DATASETS.TRAIN)
+        check_class_counts(cfg, cfg.DATASETS.TRAIN)
+        return loader
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+        """Detectron2's loader of one dataset for inference with `MaskDatasetMapper`; raises as `build_train_loader`."""
+        with dataset_errors([dataset_name]):
+            loader = build_detection_test_loader(cfg, dataset_name, mapper=MaskDatasetMapper(cfg, is_train=False))
+        check_dataset_files([dataset_name])
+        check_class_counts(cfg, [dataset_name])
+        return loader
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        """The evaluators for a dataset; they write to `output_folder`, by default OUTPUT_DIR/inference."""
+        return build_evaluator(dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict:
+        """Evaluate a GeneralizedRCNN with test-time augmentation; the names of the results end in "_TTA"."""
+        model = GeneralizedRCNNWithTTA(cfg, model)
+        evaluators = [
+            cls.build_evaluator(cfg, name, output_folder=os.path.join(cfg.OUTPUT_DIR, "inference_TTA"))
+            for name in cfg.DATASETS.TEST
+        ]
+        results = cls.test(cfg, model, evaluators)
+        return OrderedDict((f"{name}_TTA", value) for name, value in results.items())

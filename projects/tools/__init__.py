@@ -1,0 +1,1 @@
+"""Command line tools, each also `python -m pentamask.tools.<name>`."""
