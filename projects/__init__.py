@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from pentamask import backbones, blendmask, fcos  # noqa: F401  (registers them)
+from pentamask import backbones, blendmask, fcos, mask_rcnn  # noqa: F401  (registers them)
 from pentamask.blendmask import add_blendmask_config
 from pentamask.config import add_pentamask_config
 from pentamask.data.shapes import register_shapes

@@ -6,6 +6,7 @@ from pentamask.backbones.config import add_backbone_config
 from pentamask.blendmask.config import add_blendmask_config
 from pentamask.data.config import add_data_config
 from pentamask.fcos.config import add_fcos_config
+from pentamask.mask_rcnn.config import add_mask_rcnn_config
 
 
 def add_pentamask_config(cfg: CfgNode) -> None:
@@ -18,3 +19,4 @@ def add_pentamask_config(cfg: CfgNode) -> None:
     add_backbone_config(cfg)
     add_fcos_config(cfg)
     add_blendmask_config(cfg)
+    add_mask_rcnn_config(cfg)

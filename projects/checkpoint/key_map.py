@@ -22,14 +22,14 @@ class KeyRules:
         ignored: keys of a file that may be dropped when the model has no such entry.
         optional: keys of the model that a file may lack: layers sized by the number of classes (Detectron2 drops
             them, with a warning, when the sizes differ) and layers that only training needs.
-        backbone: prefix of the part that an ImageNet file fills on its own.
+        backbone: prefix, or prefixes, of the part that an ImageNet file fills on its own.
     """
 
     model: str
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    backbone: str = "backbone.bottom_up."
+    backbone: str | tuple[str, ...] = "backbone.bottom_up."
 
     def rename(self, key: str) -> str:
         """Our name for the authors' `key`."""

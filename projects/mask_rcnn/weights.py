@@ -1,0 +1,12 @@
+"""Detectron2's key names, which are ours."""
+
+from pentamask.checkpoint.key_map import KeyRules
+
+KEY_RULES = KeyRules(
+    model="MaskRCNN",
+    # Buffers of old files.
+    ignored=(r"anchor_generator\.cell_anchors\.",),
+    optional=(r"^roi_heads\.box_predictor\.", r"^roi_heads\.mask_head\.predictor\."),
+    # The C4 models take the last stage of the ImageNet network as their head.
+    backbone=("backbone.", "roi_heads.res5."),
+)
