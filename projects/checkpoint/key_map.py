@@ -49,9 +49,8 @@ def register_key_rules(model: nn.Module, rules: KeyRules) -> None:
 
 def _load_hook(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any, rules: KeyRules) -> None:
     own = model.state_dict()
-    for key in [key for key in state_dict if key.startswith(prefix)]:
+    for key, name in _new_names(rules, own, [key for key in state_dict if key.startswith(prefix)], prefix).items():
         value = state_dict.pop(key)
-        name = rules.rename(key[len(prefix) :])
         if name in own or not (_BOOKKEEPING.search(name) or _matches(rules.ignored, name)):
             state_dict[prefix + name] = value
     found = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
@@ -59,6 +58,15 @@ def _load_hook(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_:
     for name in own:
         if name not in found and _BOOKKEEPING.search(name):
             state_dict[prefix + name] = own[name]
+
+
+def _new_names(rules: KeyRules, own: Iterable[str], keys: list[str], prefix: str) -> dict[str, str]:
+    """Our name for each of `keys`. Those of an ImageNet file, which has no detector around it, go to the backbone."""
+    names = {key: rules.rename(key[len(prefix) :]) for key in keys}
+    if not any(name in own for name in names.values()):
+        for backbone in (rules.backbone,) if isinstance(rules.backbone, str) else rules.backbone:
+            names = {key: backbone + name if backbone + name in own else name for key, name in names.items()}
+    return names
 
 
 def _refuse_other_model(rules: KeyRules, own: set[str], found: set[str]) -> None:

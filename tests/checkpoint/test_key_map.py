@@ -92,6 +92,12 @@ def test_backbone_file_is_accepted(tmp_path):
     assert torch.equal(model["backbone"]["bottom_up"][0].weight, file["backbone.bottom_up.0.weight"])
 
 
+def test_imagenet_file_without_prefix_goes_to_the_backbone(tmp_path):
+    file = {k.removeprefix("backbone.bottom_up."): v for k, v in authors_file().items() if k.startswith("backbone.")}
+    model = load(toy(), {**file, "fc.weight": torch.ones(1)}, tmp_path)
+    assert torch.equal(model["backbone"]["bottom_up"][0].weight, file["0.weight"])
+
+
 def test_another_number_of_classes_keeps_the_new_layer(tmp_path):
     file = {k.replace("rpn.", "head.").replace("centerness", "ctrness"): v for k, v in authors_file(classes=5).items()}
     model = toy(classes=2)
