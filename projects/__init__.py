@@ -2,6 +2,18 @@
 
 __version__ = "0.1.0"
 
+try:
+    import detectron2.modeling  # noqa: F401  (also needs torch and torchvision)
+except ImportError as error:
+    raise ImportError(
+        f"pentamask needs PyTorch, torchvision and Detectron2, and one of them cannot be imported ({error}). "
+        "Install PyTorch and torchvision first (pytorch.org), then Detectron2, either from its sources:\n"
+        "    pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2.git\n"
+        "or, without a compiler, from the package index, as pentamask's README.md describes:\n"
+        "    pip install --no-deps --only-binary=:all: --python-version 3.10 --implementation cp --abi none "
+        '--target "$(python -c \'import sysconfig; print(sysconfig.get_path("purelib"))\')" sal-detectron2==0.7.2'
+    ) from error
+
 from pentamask import backbones, blendmask, fcos, mask_rcnn  # noqa: F401  (registers them)
 from pentamask.blendmask import add_blendmask_config
 from pentamask.config import add_pentamask_config
