@@ -17,8 +17,10 @@ except ImportError as error:
 from pentamask import backbones, blendmask, fcos, mask_rcnn  # noqa: F401  (registers them)
 from pentamask.blendmask import add_blendmask_config
 from pentamask.config import add_pentamask_config
+from pentamask.data.builtin import register_builtin
 from pentamask.data.shapes import register_shapes
 
+register_builtin()
 register_shapes()
 
 __all__ = ["add_blendmask_config", "add_pentamask_config"]
