@@ -1,5 +1,6 @@
 """Detectron2's ResNet with deformable blocks that run on every device, in every n-th block if wished."""
 
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec
@@ -16,12 +17,13 @@ class DeformBottleneckBlock(CNNBlockBase):
     That class needs Detectron2's compiled extension and has no CPU path; this one uses torchvision's op.
     """
 
-    def __init__(self, block: BottleneckBlock, *, modulated: bool, deform_groups: int) -> None:
+    def __init__(self, block: BottleneckBlock, *, modulated: bool, deform_groups: int, bias: bool) -> None:
         """
         Args:
             block: the plain block whose layers become this block's.
             modulated: Deformable ConvNets v2 (offsets and modulation) instead of v1 (offsets).
             deform_groups: groups of channels with offsets of their own.
+            bias: give the deformable convolution a bias, although a norm follows.
         """
         super().__init__(block.in_channels, block.out_channels, block.stride)
         self.conv1, self.conv2, self.conv3, self.shortcut = block.conv1, block.conv2, block.conv3, block.shortcut
@@ -35,6 +37,8 @@ class DeformBottleneckBlock(CNNBlockBase):
         )
         nn.init.zeros_(self.conv2_offset.weight)
         nn.init.zeros_(self.conv2_offset.bias)
+        if bias:
+            self.conv2.bias = nn.Parameter(torch.zeros(self.conv2.out_channels))
         self.modulated = modulated
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +46,7 @@ class DeformBottleneckBlock(CNNBlockBase):
         conv2 = self.conv2
         out = F.relu_(self.conv1(x))
         op = modulated_deform_conv if self.modulated else deform_conv2d
-        out = op(out, self.conv2_offset(out), conv2.weight, None, conv2.stride, conv2.padding, conv2.dilation)
+        out = op(out, self.conv2_offset(out), conv2.weight, conv2.bias, conv2.stride, conv2.padding, conv2.dilation)
         if conv2.norm is not None:
             out = conv2.norm(out)
         out = self.conv3(F.relu_(out))
@@ -65,7 +69,10 @@ def build_deformable_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     for number, (stage, deformable) in enumerate(zip(resnet.stages, node.DEFORM_ON_PER_STAGE), start=2):
         for i in range(0, len(stage) if deformable else 0, node.DEFORM_INTERVAL):
             stage[i] = DeformBottleneckBlock(
-                stage[i], modulated=node.DEFORM_MODULATED, deform_groups=node.DEFORM_NUM_GROUPS
+                stage[i],
+                modulated=node.DEFORM_MODULATED,
+                deform_groups=node.DEFORM_NUM_GROUPS,
+                bias=node.DEFORM_BIAS,
             )
             if number <= cfg.MODEL.BACKBONE.FREEZE_AT:
                 stage[i].freeze()

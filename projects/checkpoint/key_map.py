@@ -1,5 +1,6 @@
 """Renaming the keys of an authors' checkpoint while a model loads it, and refusing the file of another model."""
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+
+_logger = logging.getLogger(__name__)
 
 # Entries that Detectron2 versions save or leave out without a meaning for the result.
 _BOOKKEEPING = re.compile(r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std)$")
@@ -51,7 +54,11 @@ def _load_hook(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_:
     own = model.state_dict()
     for key, name in _new_names(rules, own, [key for key in state_dict if key.startswith(prefix)], prefix).items():
         value = state_dict.pop(key)
-        if name in own or not (_BOOKKEEPING.search(name) or _matches(rules.ignored, name)):
+        if name in own and value.shape != own[name].shape and _matches(rules.optional, name):
+            # Detectron2 does the same, but finds only entries that need no renaming.
+            shapes = tuple(value.shape), tuple(own[name].shape)
+            _logger.warning("%s is not loaded: its shape is %s in the file, %s in the model.", name, *shapes)
+        elif name in own or not (_BOOKKEEPING.search(name) or _matches(rules.ignored, name)):
             state_dict[prefix + name] = value
     found = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
     _refuse_other_model(rules, set(own), found)
