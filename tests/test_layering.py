@@ -1,0 +1,104 @@
+"""The package's folders import downwards only; imports are read from the sources, those inside functions too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "projects"
+PLUGINS = ("blendmask", "centermask", "yolact", "mask_rcnn", "panoptic_segformer")
+LAYERS = [
+    {"tools"},
+    {"engine", "export", "model_zoo", "visualize"},
+    set(PLUGINS),
+    {"fcos", "backbones", "data", "evaluation", "checkpoint"},
+    {"ops"},
+    {"defaults"},
+]
+# Beside the layers: the package itself registers everything, config.py asks the parts for their keys.
+ROOTS = {"__init__", "config"}
+SIDEWAYS = (
+    "pentamask.model_zoo",  # engine, export and visualize may ask for a config by name
+    "pentamask.checkpoint.key_map",  # fcos holds a model of its own, OneStageDetector, whose released files it renames
+)
+FORBIDDEN = ("detectron2._C", "detectron2.model_zoo", "pentamask.tools")
+
+
+def find_imports(path: Path) -> list[tuple[int, str]]:
+    """All (line, dotted name) that a file imports, at its top or in a function; relative ones made absolute."""
+    package = ["pentamask", *path.relative_to(PACKAGE).parts[:-1]]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found += [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def layer(part: str) -> int:
+    return next(index for index, names in enumerate(LAYERS) if part in names)
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def is_allowed(importer: str, name: str) -> bool:
+    """Whether a file in the folder `importer` may import `name`."""
+    if name.startswith(FORBIDDEN) and not (name.startswith("pentamask.tools") and importer == "tools"):
+        return False
+    parts = name.split(".")
+    if parts[0] != "pentamask" or importer == "__init__" or parts[1:2] == [importer]:
+        return True
+    imported = parts[1]
+    if importer == "config":
+        return parts[2:3] == ["config"] or imported == "defaults"
+    if imported in ROOTS or imported not in set().union(*LAYERS):  # pentamask.config, pentamask.__version__
+        return layer(importer) < layer("blendmask")
+    if importer == "ops":
+        return False
+    return layer(imported) > layer(importer) or (layer(imported) == layer(importer) and name.startswith(SIDEWAYS))
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_every_folder_has_its_place() -> None:
+    assert {part_of(path) for path in FILES} <= set().union(*LAYERS) | ROOTS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    wrong = [f"line {line}: {name}" for line, name in find_imports(path) if not is_allowed(part_of(path), name)]
+    assert not wrong, f"{path.relative_to(PACKAGE)} imports {wrong}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if part_of(path) == "ops"], ids=lambda path: path.name)
+def test_ops_need_torch_only(path: Path) -> None:
+    assert not [name for _, name in find_imports(path) if name.startswith(("detectron2", "fvcore"))]
+
+
+@pytest.mark.parametrize(
+    ("importer", "name", "allowed"),
+    [
+        ("blendmask", "pentamask.fcos.FCOS", True),
+        ("blendmask", "pentamask.mask_rcnn.MaskRCNN", False),
+        ("fcos", "pentamask.data.mapper", False),
+        ("fcos", "pentamask.checkpoint.loader", False),
+        ("fcos", "pentamask.ops.blend", True),
+        ("ops", "pentamask.fcos.FCOS", False),
+        ("engine", "pentamask.model_zoo", True),
+        ("engine", "pentamask.visualize", False),
+        ("engine", "pentamask.tools.demo", False),
+        ("tools", "pentamask.tools.train_net", True),
+        ("model_zoo", "detectron2.model_zoo.get", False),
+        ("data", "pentamask.config.add_pentamask_config", False),
+        ("config", "pentamask.blendmask.BlendMask", False),
+        ("config", "pentamask.blendmask.config.add_blendmask_config", True),
+    ],
+)
+def test_rules(importer: str, name: str, allowed: bool) -> None:
+    assert is_allowed(importer, name) == allowed
