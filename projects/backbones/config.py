@@ -25,3 +25,16 @@ def add_backbone_config(cfg: CfgNode) -> None:
         # Residual blocks of each stage, here those of Darknet-53.
         DARKNET=dict(BLOCKS=[1, 2, 8, 8, 4], NORM="BN"),
     )
+    add_defaults(
+        cfg.MODEL,
+        PVT=dict(VARIANT="b2", DROP_PATH_RATE=0.1, OUT_FEATURES=["stage2", "stage3", "stage4"]),
+        # The defaults are Swin-L's.
+        SWIN=dict(
+            EMBED_DIM=192,
+            DEPTHS=[2, 2, 18, 2],
+            NUM_HEADS=[6, 12, 24, 48],
+            WINDOW_SIZE=7,
+            DROP_PATH_RATE=0.3,
+            OUT_FEATURES=["p1", "p2", "p3"],
+        ),
+    )

@@ -9,7 +9,9 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from torch import Tensor, nn
 
 from .dla import build_dla
+from .mobilenetv2 import build_mobilenetv2
 from .resnet import build_deformable_resnet
+from .vovnet import build_vovnet
 
 
 class LastLevelP6(nn.Module):
@@ -57,3 +59,15 @@ def build_resnet_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 def build_dla_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """DLA-34 and FPN."""
     return build_fpn(cfg, build_dla(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_vovnet_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """VoVNetV2, with or without deformable stages, and FPN."""
+    return build_fpn(cfg, build_vovnet(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_mobilenetv2_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """MobileNetV2 and FPN."""
+    return build_fpn(cfg, build_mobilenetv2(cfg, input_shape))
