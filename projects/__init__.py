@@ -14,13 +14,29 @@ except ImportError as error:
         '--target "$(python -c \'import sysconfig; print(sysconfig.get_path("purelib"))\')" sal-detectron2==0.7.2'
     ) from error
 
-from pentamask import backbones, blendmask, fcos, mask_rcnn  # noqa: F401  (registers them)
+from pentamask import (  # noqa: F401  (registers them)
+    blendmask,
+    centermask,
+    fcos,
+    mask_rcnn,
+    panoptic_segformer,
+    backbones,
+    yolact,
+)
 from pentamask.blendmask import add_blendmask_config
+from pentamask.centermask import add_centermask_config
 from pentamask.config import add_pentamask_config
 from pentamask.data.builtin import register_builtin
 from pentamask.data.shapes import register_shapes
+from pentamask.yolact import add_yolact_config
 
 register_builtin()
 register_shapes()
 
-__all__ = ["add_blendmask_config", "add_pentamask_config"]
+__all__ = [
+    "add_blendmask_config",
+    "add_centermask_config",
+    "add_panoptic_segformer_config",
+    "add_pentamask_config",
+    "add_yolact_config",
+]

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import blendmask
+import centermask
 from harness import Case, Comparison
 
 # First words of a case's "source" -> the module that replays it.
-FAMILIES = {"AdelaiDet": blendmask}
+FAMILIES = {"AdelaiDet": blendmask, "youngwanLEE/centermask2": centermask}
 
 
 def test_replay(case_path: Path, record_error, tmp_path: Path) -> None:
