@@ -11,7 +11,10 @@ PACKAGES := torch torchvision numpy scipy pillow opencv-python-headless matplotl
 UNPACKED := --no-deps --only-binary=:all: --python-version 3.10 --implementation cp --abi none --upgrade \
     --target $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") sal-detectron2 panopticapi-lite
 
-.PHONY: test lint
+.PHONY: demo test lint
+
+demo: $(VENV)/.built
+	$(BIN)/python -m pentamask.tools.make_demo
 
 test: $(VENV)/.built
 	$(BIN)/python -m pytest -rs

@@ -102,3 +102,15 @@ def test_lazy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(dict(model.state_dict()), weights, rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="not available"):
         model_zoo.get_config("plugin/linear.py", trained=True)
+
+
+def test_readme_states_the_published_numbers() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for release in model_zoo.RELEASES.values():
+        if release.page == "aim-uofa/AdelaiDet":
+            numbers = [f"{value:.1f}" for value in release.metrics.values()]
+            speed = [] if release.seconds is None else [f"{1 / release.seconds:.2g}"]
+            cells = [*numbers, *([""] if release.config.startswith("FCOS/") else []), *speed]
+            assert (
+                f"| `{release.config.removesuffix('.yaml')}` | {' | '.join(cells)} |".replace("|  |", "| |") in readme
+            )
