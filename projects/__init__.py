@@ -15,12 +15,12 @@ except ImportError as error:
     ) from error
 
 from pentamask import (  # noqa: F401  (registers them)
+    backbones,
     blendmask,
     centermask,
     fcos,
     mask_rcnn,
     panoptic_segformer,
-    backbones,
     yolact,
 )
 from pentamask.blendmask import add_blendmask_config
@@ -28,6 +28,7 @@ from pentamask.centermask import add_centermask_config
 from pentamask.config import add_pentamask_config
 from pentamask.data.builtin import register_builtin
 from pentamask.data.shapes import register_shapes
+from pentamask.panoptic_segformer import add_panoptic_segformer_config
 from pentamask.yolact import add_yolact_config
 
 register_builtin()

@@ -24,4 +24,5 @@ def add_pentamask_config(cfg: CfgNode) -> None:
     add_blendmask_config(cfg)
     add_centermask_config(cfg)
     add_mask_rcnn_config(cfg)
+    add_panoptic_segformer_config(cfg)
     add_yolact_config(cfg)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils
@@ -55,9 +56,31 @@ def _grow_to_whole_boxes(crop: tuple[int, int, int, int], boxes: np.ndarray) -> 
     return int(x1), int(y1), int(x2), int(y2)
 
 
+class OpenCVResizeTransform(T.ResizeTransform):
+    """Resizes images as OpenCV does, bilinearly without smoothing; labels as Detectron2 does."""
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """(H, W, C) uint8 image -> (H', W', C); with `interp`, which labels are given, Detectron2's resize."""
+        if interp is not None:
+            return super().apply_image(img, interp)
+        resized = cv2.resize(img, (self.new_w, self.new_h), interpolation=cv2.INTER_LINEAR)
+        return resized.reshape(self.new_h, self.new_w, *img.shape[2:])
+
+
+class OpenCVResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's choice of the size, OpenCV's resize."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The resize of an image (H, W, ...)."""
+        resize = super().get_transform(image)
+        if not isinstance(resize, T.ResizeTransform):
+            return resize
+        return OpenCVResizeTransform(resize.h, resize.w, resize.new_h, resize.new_w, resize.interp)
+
+
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Detectron2's resize and flip, preceded in training by the crop and the rotation that INPUT.* asks for."""
-    augmentations = detection_utils.build_augmentation(cfg, is_train)
+    augmentations = _with_resizer(detection_utils.build_augmentation(cfg, is_train), cfg.INPUT.RESIZER)
     if not is_train:
         return augmentations
     if not cfg.INPUT.HFLIP_TRAIN:
@@ -65,9 +88,32 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     first = []
     if cfg.INPUT.CROP.ENABLED:
         crop = cfg.INPUT.CROP
-        first.append(InstanceCrop(crop.TYPE, crop.SIZE, crop.CROP_INSTANCE))
+        if crop.RESIZE_BEFORE:
+            first.append(_resize_and_crop(crop, cfg.INPUT.RESIZER))
+        else:
+            first.append(InstanceCrop(crop.TYPE, crop.SIZE, crop.CROP_INSTANCE))
         if cfg.INPUT.IS_ROTATE:
             first.append(T.RandomRotation([-30, 30]))
     elif cfg.INPUT.IS_ROTATE:
         raise ValueError("INPUT.IS_ROTATE rotates crops only: set INPUT.CROP.ENABLED True too, or IS_ROTATE False.")
     return first + augmentations
+
+
+def _with_resizer(augmentations: list[T.Augmentation], resizer: str) -> list[T.Augmentation]:
+    if resizer not in ("pil", "opencv"):
+        raise ValueError(f'INPUT.RESIZER is {resizer!r}; choose "pil" or "opencv".')
+    if resizer == "pil":
+        return augmentations
+    return [
+        OpenCVResizeShortestEdge(a.short_edge_length, a.max_size, a.sample_style)
+        if isinstance(a, T.ResizeShortestEdge)
+        else a
+        for a in augmentations
+    ]
+
+
+def _resize_and_crop(crop: CfgNode, resizer: str) -> T.Augmentation:
+    """With probability 0.5, resize to one of the short sides RESIZE_BEFORE and crop anywhere (DETR, appendix A.4)."""
+    resize = T.ResizeShortestEdge(crop.RESIZE_BEFORE, max_size=4200, sample_style="choice")
+    steps = [*_with_resizer([resize], resizer), T.RandomCrop(crop.TYPE, crop.SIZE)]
+    return T.RandomApply(T.AugmentationList(steps), prob=0.5)

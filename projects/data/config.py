@@ -17,3 +17,10 @@ def add_data_config(cfg: CfgNode) -> None:
     add_defaults(cfg.INPUT, IS_ROTATE=False)
     # False grows the crop until it cuts no instance (as far as possible).
     add_defaults(cfg.INPUT.CROP, CROP_INSTANCE=True)
+    # Short sides in pixels: half of the images are resized to one of them and cropped by CROP.TYPE and CROP.SIZE
+    # anywhere; empty for the crop around an instance, of every image.
+    add_defaults(cfg.INPUT.CROP, RESIZE_BEFORE=[])
+    # "pil" (smooths when it makes smaller) or "opencv".
+    add_defaults(cfg.INPUT, RESIZER="pil")
+    # The augmentation of SSD, as YOLACT uses it, instead of all others: to a square of side MODEL.YOLACT.IMAGE_SIZE.
+    add_defaults(cfg.INPUT, SSD_AUGMENTATION=False)

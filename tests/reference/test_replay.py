@@ -4,10 +4,17 @@ from pathlib import Path
 
 import blendmask
 import centermask
+import panoptic_segformer
+import yolact
 from harness import Case, Comparison
 
 # First words of a case's "source" -> the module that replays it.
-FAMILIES = {"AdelaiDet": blendmask, "youngwanLEE/centermask2": centermask}
+FAMILIES = {
+    "AdelaiDet": blendmask,
+    "youngwanLEE/centermask2": centermask,
+    "zhiqi-li/Panoptic-SegFormer": panoptic_segformer,
+    "dbolya/yolact": yolact,
+}
 
 
 def test_replay(case_path: Path, record_error, tmp_path: Path) -> None:

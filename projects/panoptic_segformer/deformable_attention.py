@@ -1,0 +1,119 @@
+"""Multi-scale deformable attention and the layers' feed-forward part (Deformable DETR, arXiv 2010.04159)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pentamask.ops import ms_deform_attn
+
+
+@dataclass
+class Memory:
+    """Maps of several levels as one list of tokens, levels in order, each row by row.
+
+    Attributes:
+        tokens: (N, S, C), S the sum of h * w over the L levels.
+        shapes: (h, w) of each level.
+        padding: (N, S) bool, True where the batch's padding lies.
+        valid_ratios: (N, L, 2) float32, share of columns and of rows that are no padding.
+    """
+
+    tokens: Tensor
+    shapes: list[tuple[int, int]]
+    padding: Tensor
+    valid_ratios: Tensor
+
+    def image(self, n: int, num_levels: int) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Image `n` without its padding: tokens (S', C) and shapes of the first `num_levels` levels."""
+        tokens, shapes, start = [], [], 0
+        for (h, w), (columns, rows) in zip(self.shapes[:num_levels], self.valid_ratios[n].tolist()):
+            shapes.append((round(rows * h), round(columns * w)))
+            level = self.tokens[n, start : start + h * w].unflatten(0, (h, w))
+            tokens.append(level[: shapes[-1][0], : shapes[-1][1]].flatten(0, 1))
+            start += h * w
+        return torch.cat(tokens), shapes
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Every query looks at a few sampled points of every level (Deformable DETR, eq. 3)."""
+
+    def __init__(self, channels: int, num_heads: int, num_levels: int, num_points: int) -> None:
+        super().__init__()
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.sampling_offsets = nn.Linear(channels, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(channels, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+
+    def reset_parameters(self) -> None:
+        """Head k starts looking in direction k, its n-th point at distance n; all points weigh the same."""
+        angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=1)
+        directions = directions / directions.abs().amax(dim=1, keepdim=True)
+        distances = torch.arange(1, self.num_points + 1)
+        offsets = directions[:, None, None] * distances[:, None]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
+        for parameter in (self.sampling_offsets.weight, *self.attention_weights.parameters()):
+            nn.init.zeros_(parameter)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, query: Tensor, references: Tensor, memory: Memory) -> Tensor:
+        """
+        Args:
+            query: (N, Q, C), position included.
+            references: (N, Q, L, 2) points, or (N, Q, L, 4) boxes cxcywh, in 0-1 of each level with its padding.
+            memory: where to look; padding counts as zero.
+
+        Returns:
+            (N, Q, C).
+        """
+        layout = (self.num_heads, self.num_levels, self.num_points)
+        value = self.value_proj(memory.tokens).masked_fill(memory.padding[..., None], 0.0)
+        offsets = self.sampling_offsets(query).unflatten(2, (*layout, 2))
+        weights = (
+            self.attention_weights(query).unflatten(2, (self.num_heads, -1)).softmax(dim=-1).unflatten(3, layout[1:])
+        )
+        shapes = torch.as_tensor(memory.shapes, device=query.device)
+        starts = F.pad(shapes.prod(dim=1).cumsum(dim=0)[:-1], (1, 0))
+        references = references[:, :, None, :, None]
+        if references.shape[-1] == 2:
+            locations = references + offsets / shapes.flip(1)[:, None]
+        else:
+            locations = references[..., :2] + offsets / self.num_points * references[..., 2:] * 0.5
+        value = value.unflatten(2, (self.num_heads, -1))
+        return self.output_proj(ms_deform_attn(value, shapes, starts, locations, weights))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a ReLU between them, dropout, and the residual."""
+
+    def __init__(self, channels: int, hidden_channels: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(channels, hidden_channels)
+        self.linear2 = nn.Linear(hidden_channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """`x` in float32 at least: half precision is not enough for boxes and for sums over masks."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def init_transformer(module: nn.Module) -> None:
+    """Matrices Xavier-uniform, deformable attention as it wants it (Deformable DETR, appendix A.4)."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+    for child in module.modules():
+        if isinstance(child, MultiScaleDeformableAttention):
+            child.reset_parameters()
