@@ -1,0 +1,69 @@
+"""Prior boxes, and boxes as offsets from them (section 2.2 of SSD, arXiv 1512.02325, which YOLACT inherits).
+
+P: prior boxes of an image. Boxes are relative: 0 to 1 over the square network input.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+# Factors of the centre and size offsets.
+_CENTER_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
+
+
+@lru_cache(maxsize=8)
+def prior_boxes(
+    level_sizes: tuple[tuple[int, int], ...],
+    scales: tuple[tuple[float, ...], ...],
+    aspect_ratios: tuple[float, ...],
+    image_size: int,
+    square: bool,
+) -> Tensor:
+    """Prior boxes of all levels: level by level, row by row, scale by scale, ratio by ratio. Nothing is clipped.
+
+    Args:
+        level_sizes: (height, width) of each level's feature map. Centres divide the image evenly by it.
+        scales: box sides in input pixels, one or more a level.
+        aspect_ratios: width / height.
+        image_size: side of the network input in pixels.
+        square: take the width for the height, as the first released models do by mistake.
+
+    Returns:
+        (P, 4) float64, (cx, cy, w, h).
+    """
+    levels = []
+    for (height, width), level_scales in zip(level_sizes, scales):
+        sides = [(s * sqrt(r), s * sqrt(r) if square else s / sqrt(r)) for s in level_scales for r in aspect_ratios]
+        sides = torch.tensor(sides, dtype=torch.float64) / image_size
+        cy = (torch.arange(height, dtype=torch.float64) + 0.5) / height
+        cx = (torch.arange(width, dtype=torch.float64) + 0.5) / width
+        grid_y, grid_x = torch.meshgrid(cy, cx, indexing="ij")
+        centers = torch.stack((grid_x, grid_y), dim=-1).view(-1, 1, 2).expand(-1, len(sides), 2)
+        levels.append(torch.cat((centers, sides.expand(len(centers), -1, 2)), dim=-1).view(-1, 4))
+    return torch.cat(levels)
+
+
+def decode_boxes(loc: Tensor, priors: Tensor) -> Tensor:
+    """Boxes (..., P, 4) xyxy, not clipped, from offsets `loc` (..., P, 4) and `priors` (P, 4) (cx, cy, w, h)."""
+    centers = priors[:, :2] + loc[..., :2] * _CENTER_VARIANCE * priors[:, 2:]
+    sizes = priors[:, 2:] * torch.exp(loc[..., 2:] * _SIZE_VARIANCE)
+    corners = centers - sizes / 2
+    return torch.cat((corners, corners + sizes), dim=-1)
+
+
+def encode_boxes(boxes: Tensor, priors: Tensor) -> Tensor:
+    """The offsets (P, 4) that `decode_boxes` turns into `boxes` (P, 4) xyxy of positive size."""
+    centers = ((boxes[:, :2] + boxes[:, 2:]) / 2 - priors[:, :2]) / (_CENTER_VARIANCE * priors[:, 2:])
+    sizes = torch.log((boxes[:, 2:] - boxes[:, :2]) / priors[:, 2:]) / _SIZE_VARIANCE
+    return torch.cat((centers, sizes), dim=1)
+
+
+def check_anchors(scales: Sequence[Sequence[float]], num_levels: int) -> None:
+    """Raise `ValueError` unless every level has scales, and the same number of them, as the shared head needs."""
+    if len(scales) != num_levels or len({len(level) for level in scales}) != 1:
+        raise ValueError(
+            f"MODEL.YOLACT.ANCHOR_SCALES needs {num_levels} lists of equal length, one a level, and is {list(scales)}."
+        )

@@ -1,0 +1,85 @@
+"""Non-maximum suppression: YOLACT's fast ones, and the greedy one.
+
+K: classes without background; n: boxes.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, box_iou
+
+
+def fast_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float = 0.5,
+    top_k: int = 200,
+    score_threshold: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fast NMS (YOLACT, "Fast NMS"): every class at once, without a loop.
+
+    Of each class the `top_k` best boxes are sorted by score; a box goes if its IoU with any box before it is above
+    the threshold (the paper's condition for staying is IoU < threshold, the released code's is <=). Known defect: a
+    box that went itself still removes others. So a few boxes are lost that greedy NMS keeps, and never one more is
+    kept. A box may be returned for several classes.
+
+    Args:
+        boxes: (n, 4) xyxy in any unit; no class of its own. A pair without area has no IoU: its second box goes.
+        scores: (K, n) of each class.
+        iou_threshold: IoU above which the box of lower score goes.
+        top_k: boxes of a class that are considered.
+        score_threshold: also drop what does not score above this; None for no such test.
+
+    Returns:
+        index (m,) int64 into `boxes`, classes (m,) int64 and scores (m,), by falling score.
+    """
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    scores, order = scores[:, :top_k], order[:, :top_k]
+    overlaps = _class_overlaps(boxes, order).triu_(diagonal=1)
+    # The comparison is false for NaN too.
+    keep = overlaps.amax(dim=1) <= iou_threshold if overlaps.numel() else order >= 0
+    if score_threshold is not None:
+        keep &= scores > score_threshold
+    classes, rank = keep.nonzero(as_tuple=True)
+    scores, by_score = scores[classes, rank].sort(descending=True, stable=True)
+    return order[classes, rank][by_score], classes[by_score], scores
+
+
+def cross_class_fast_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, top_k: int = 200
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fast NMS over all classes at once: each box counts for its best class only; arguments as for `fast_nms`."""
+    best, classes = scores.max(dim=0)
+    index, _, best = fast_nms(boxes, best[None], iou_threshold, top_k)
+    return index, classes[index], best
+
+
+def greedy_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, score_threshold: float = 0.05
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ordinary NMS of each class, with the conventions of the authors' "traditional" one.
+
+    Args:
+        boxes: (n, 4) xyxy in pixels; a box ends one pixel after its second corner.
+        scores: (K, n); only scores above `score_threshold` take part.
+        iou_threshold: IoU from which, itself included, the box of lower score goes.
+
+    Returns:
+        As `fast_nms`.
+    """
+    classes, index = (scores > score_threshold).nonzero(as_tuple=True)
+    scores = scores[classes, index]
+    # In float64 the shift by which `batched_nms` separates the classes (Detectron2's wrapper works in float32) costs
+    # no precision. The shift is made for boxes that do not start below 0.
+    pixels = boxes.float().double()[index]
+    pixels = pixels - (pixels.amin() if len(pixels) else 0)
+    pixels[:, 2:] += 1
+    keep = batched_nms(pixels, scores.double(), classes, iou_threshold - 1e-7)
+    return index[keep], classes[keep], scores[keep]
+
+
+def _class_overlaps(boxes: Tensor, order: Tensor) -> Tensor:
+    """IoU of (n, 4) boxes among each class: (K, m, m) for their (K, m) indices `order`."""
+    if len(boxes) ** 2 <= order.numel() * order.shape[1]:
+        # All pairs are fewer than those of all classes.
+        return box_iou(boxes, boxes)[order[:, :, None], order[:, None, :]]
+    return torch.vmap(box_iou)(boxes[order], boxes[order])
