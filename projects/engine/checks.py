@@ -12,13 +12,20 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 import pentamask.blendmask.config
+import pentamask.centermask.config
 import pentamask.fcos.config
+import pentamask.yolact.config
 
 # What each meta-architecture has to say about class counts: see `class_count_keys` of the plugins.
 CLASS_COUNT_KEYS: dict[str, Callable[[CfgNode], dict[str, list[str]]]] = {
     "BlendMask": pentamask.blendmask.config.class_count_keys,
+    "CenterMask": pentamask.centermask.config.class_count_keys,
+    "PanopticCenterMask": pentamask.centermask.config.class_count_keys,
     "OneStageDetector": pentamask.fcos.config.class_count_keys,
+    "YOLACT": pentamask.yolact.config.class_count_keys,
 }
+# Models that Detectron2's `GeneralizedRCNNWithTTA` can run.
+TTA_ARCHITECTURES = ("GeneralizedRCNN", "MaskRCNN", "CenterMask")
 
 
 class BadInput(ValueError):
@@ -50,10 +57,10 @@ def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         if not names and (eval_only or key == "DATASETS.TRAIN"):
             raise BadInput(f"{key} is empty: name at least one dataset.")
     if not (resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))):
-        _check_weights(cfg.MODEL.WEIGHTS)
-    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        check_weights(cfg.MODEL.WEIGHTS)
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE not in TTA_ARCHITECTURES:
         raise BadInput(
-            "TEST.AUG.ENABLED: test-time augmentation exists for Detectron2's GeneralizedRCNN only, not for "
+            f"TEST.AUG.ENABLED: test-time augmentation exists for {', '.join(TTA_ARCHITECTURES)} only, not for "
             f"{cfg.MODEL.META_ARCHITECTURE}. Set TEST.AUG.ENABLED False."
         )
 
@@ -66,7 +73,7 @@ def _check_registered(name: str, key: str) -> None:
         )
 
 
-def _check_weights(path: str) -> None:
+def check_weights(path: str) -> None:
     path = path.split("?")[0]
     if path and "://" not in path and not PathManager.isfile(path):
         raise BadInput(
