@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-warn-conflicts -c constraints.txt
-PACKAGES := torch torchvision numpy scipy pillow opencv-python-headless matplotlib pycocotools fvcore iopath omegaconf \
+PACKAGES := torch torchvision numpy scipy shapely pillow opencv-python-headless matplotlib pycocotools fvcore iopath omegaconf \
     hydra-core yacs tabulate cloudpickle tqdm tensorboard protobuf termcolor black packaging setuptools ninja safetensors pytest
 # Detectron2 in the package index: pure Python, but its wheel is tagged for one Python and asks for numpy < 2, as
 # panopticapi does; both work with numpy 2, so they are unpacked without their requirements.
@@ -17,7 +17,7 @@ demo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.make_demo
 
 test: $(VENV)/.built
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rfEs
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
