@@ -190,7 +190,7 @@ def _training_input(case: Case, i: int) -> dict:
     things = labels >= 0
     gt = Instances(tuple(image.shape[1:]))
     gt.gt_boxes, gt.gt_classes = Boxes(boxes[things]), labels[things]
-    gt.gt_masks = BitMasks(case.input(f"gt{i}_masks")[: len(labels)][things])
+    gt.gt_masks = BitMasks(case.input(f"gt{i}_masks")[: len(gt)])  # crowds come last
     return {"image": image, "instances": gt, "crowd_boxes": boxes[~things]}
 
 
