@@ -4,13 +4,14 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
-    COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
     LVISEvaluator,
     SemSegEvaluator,
 )
+
+from .coco import MaskScoreCOCOEvaluator
 
 
 def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
@@ -33,7 +34,7 @@ def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
     if evaluator_type == "sem_seg" or (evaluator_type == "coco_panoptic_seg" and metadata.get("sem_seg_root")):
         evaluators.append(SemSegEvaluator(dataset_name, output_dir=output_folder))
     if evaluator_type in ("coco", "coco_panoptic_seg"):
-        evaluators.append(COCOEvaluator(dataset_name, output_dir=output_folder))
+        evaluators.append(MaskScoreCOCOEvaluator(dataset_name, output_dir=output_folder))
     if evaluator_type == "coco_panoptic_seg":
         evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
     if not evaluators:

@@ -1,0 +1,40 @@
+"""COCO's average precision for models that score their masks by themselves."""
+
+from itertools import chain
+
+from detectron2.evaluation import COCOEvaluator
+
+
+class MaskScoreCOCOEvaluator(COCOEvaluator):
+    """Detectron2's `COCOEvaluator`, except that mask AP ranks instances by `mask_scores` where they have them.
+
+    Box AP and everything else go by `scores`. Results on disk hold "score" and "mask_score". As in the code released
+    with CenterMask, the first instance of the data set decides whether there are mask scores.
+    """
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Args: as those of `COCOEvaluator.process`; "instances" may have mask_scores (n,)."""
+        done = len(self._predictions)
+        super().process(inputs, outputs)
+        instances = [output["instances"] for output in outputs if "instances" in output]
+        for prediction, x in zip((p for p in self._predictions[done:] if "instances" in p), instances):
+            if x.has("mask_scores"):
+                for result, score in zip(prediction["instances"], x.mask_scores.tolist()):
+                    result["mask_score"] = score
+
+    def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
+        results = list(chain.from_iterable(p["instances"] for p in predictions))
+        wanted = self._tasks
+        tasks = wanted or self._tasks_from_predictions(results)
+        if not results or "mask_score" not in results[0] or "segm" not in tasks:
+            super()._eval_predictions(predictions, img_ids)
+            return
+        # The parent maps category ids in place: each run gets results of its own.
+        by_mask = [{**result, "score": result["mask_score"]} for result in results]
+        others = tuple(task for task in tasks if task != "segm")
+        try:
+            for self._tasks, part in ((("segm",), by_mask), (others, results)):
+                if self._tasks:
+                    super()._eval_predictions([{"instances": part}], img_ids)
+        finally:
+            self._tasks = wanted
