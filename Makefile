@@ -11,7 +11,7 @@ PACKAGES := torch torchvision numpy scipy shapely pillow opencv-python-headless 
 UNPACKED := --no-deps --only-binary=:all: --python-version 3.10 --implementation cp --abi none --upgrade \
     --target $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") sal-detectron2 panopticapi-lite
 
-.PHONY: demo test lint
+.PHONY: demo test lint model-zoo
 
 demo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.make_demo
@@ -22,6 +22,9 @@ test: $(VENV)/.built
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+model-zoo: $(VENV)/.built
+	$(BIN)/python -m pentamask.tools.list_models > MODEL_ZOO.md
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)

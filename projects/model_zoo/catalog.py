@@ -13,9 +13,11 @@ class Release:
         config: the config's name in the model zoo.
         page: GitHub repository whose README or model zoo lists the file.
         seconds: published time for one image, on `device`; None where none was published.
-        device: GPU of that measurement.
-        metrics: published COCO val2017 numbers in percent, under Detectron2's names.
+        device: GPU of that measurement; "" without one.
+        metrics: published numbers in percent, under Detectron2's names.
+        file: the file's name, where the authors state one other than the config's.
         url: address of the file, where it is known to last.
+        split: part of COCO that `metrics` were measured on.
     """
 
     config: str
@@ -23,31 +25,58 @@ class Release:
     seconds: float | None
     device: str
     metrics: dict[str, float]
+    file: str | None = None
     url: str | None = None
+    split: str = "val2017"
 
 
-def _adelaidet(config: str, fps: float | None, **metrics: float) -> Release:
-    seconds = None if fps is None else 1 / fps
-    return Release(f"{config}.yaml", "aim-uofa/AdelaiDet", seconds, "GTX 1080 Ti", metrics)
+def _instance(box_ap: float | None, mask_ap: float | None) -> dict[str, float]:
+    numbers = {"bbox/AP": box_ap, "segm/AP": mask_ap}
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def _adelaidet(name: str, fps: float | None, metrics: dict[str, float], device: str = "GTX 1080 Ti") -> Release:
+    return Release(
+        f"{name}.yaml", "aim-uofa/AdelaiDet", None if fps is None else 1 / fps, device if fps else "", metrics
+    )
 
 
 def _blendmask(name: str, fps: float, box_ap: float, mask_ap: float) -> Release:
-    return _adelaidet(f"BlendMask/{name}", fps, **{"bbox/AP": box_ap, "segm/AP": mask_ap})
+    return _adelaidet(f"BlendMask/{name}", fps, _instance(box_ap, mask_ap))
 
 
 def _panoptic_blendmask(name: str, quality: float, things: float, stuff: float) -> Release:
     metrics = {"panoptic_seg/PQ": quality, "panoptic_seg/PQ_th": things, "panoptic_seg/PQ_st": stuff}
-    return _adelaidet(f"BlendMask/Panoptic/{name}", None, **metrics)
+    return _adelaidet(f"BlendMask/Panoptic/{name}", None, metrics)
 
 
-def _fcos(name: str, fps: float, box_ap: float) -> Release:
-    return _adelaidet(f"FCOS/{name}", fps, **{"bbox/AP": box_ap})
+def _fcos(name: str, fps: float, box_ap: float, device: str = "GTX 1080 Ti") -> Release:
+    return _adelaidet(f"FCOS/{name}", fps, _instance(box_ap, None), device)
+
+
+def _centermask(
+    name: str, seconds: float, box_ap: float, mask_ap: float, file: str, quality: float | None = None
+) -> Release:
+    metrics = _instance(box_ap, mask_ap) | ({} if quality is None else {"panoptic_seg/PQ": quality})
+    device = "Titan Xp" if "lite" in name else "V100"
+    config = f"CenterMask/{name}.yaml"
+    return Release(config, "youngwanLEE/centermask2", seconds, device, metrics, f"{file}.pth")
+
+
+def _yolact(name: str, fps: float, box_ap: float | None, mask_ap: float) -> Release:
+    metrics, file = _instance(box_ap, mask_ap), f"{name}_54_800000.pth"
+    return Release(f"YOLACT/{name}.yaml", "dbolya/yolact", 1 / fps, "Titan Xp", metrics, file, split="test-dev")
 
 
 def _mask_rcnn(name: str, seconds: float, box_ap: float, mask_ap: float, file: str) -> Release:
-    metrics = {"bbox/AP": box_ap, "segm/AP": mask_ap}
     url = f"{_DETECTRON2_FILES}mask_rcnn_{name}/{file}"
-    return Release(f"MaskRCNN/{name}.yaml", "facebookresearch/detectron2", seconds, "V100", metrics, url)
+    metrics, file = _instance(box_ap, mask_ap), file.split("/")[1]
+    return Release(f"MaskRCNN/{name}.yaml", "facebookresearch/detectron2", seconds, "V100", metrics, file, url)
+
+
+def _panoptic_segformer(name: str, quality: float, file: str) -> Release:
+    config, metrics = f"PanopticSegFormer/{name}.yaml", {"panoptic_seg/PQ": quality}
+    return Release(config, "zhiqi-li/Panoptic-SegFormer", None, "", metrics, f"panoptic_segformer_{file}.pth")
 
 
 RELEASES: dict[str, Release] = {
@@ -81,6 +110,45 @@ RELEASES: dict[str, Release] = {
         _fcos("RT/MS_DLA_34_4x_syncbn_bn_head", 48, 39.4),
         _fcos("RT/MS_R_50_4x_syncbn", 38, 40.2),
         _fcos("RT/MS_R_50_4x_syncbn_bn_head", 40, 39.3),
+        _fcos("vovnet/MS_V_39_3x", 1 / 0.045, 43.5, "V100"),
+        _fcos("vovnet/MS_V_57_3x", 1 / 0.051, 44.4, "V100"),
+        _fcos("vovnet/MS_V_99_3x", 1 / 0.070, 45.2, "V100"),
+        _centermask("centermask_V_39_eSE_FPN_ms_3x", 0.050, 44.2, 39.7, "centermask2-V-39-eSE-FPN-ms-3x"),
+        _centermask("centermask_V_57_eSE_FPN_ms_3x", 0.058, 45.1, 40.5, "centermask2-V-57-eSE-FPN-ms-3x"),
+        _centermask("centermask_V_99_eSE_FPN_ms_3x", 0.077, 46.0, 41.4, "centermask2-V-99-eSE-FPN-ms-3x"),
+        _centermask("centermask_V_39_eSE_dcn_FPN_ms_3x", 0.061, 45.1, 40.3, "centermask-V-39-eSE-dcn-FPN-ms-3x"),
+        _centermask("centermask_V_57_eSE_dcn_FPN_ms_3x", 0.071, 45.5, 40.9, "centermask-V-57-eSE-dcn-FPN-ms-3x"),
+        _centermask("centermask_V_99_eSE_dcn_FPN_ms_3x", 0.110, 46.9, 42.0, "centermask-V-99-eSE-dcn-FPN-ms-3x"),
+        _centermask("centermask_lite_V_19_eSE_FPN_ms_4x", 0.023, 35.9, 32.8, "centermask2-lite-V-19-eSE-FPN-ms-4x"),
+        _centermask("centermask_lite_V_39_eSE_FPN_ms_4x", 0.028, 40.9, 36.7, "centermask2-lite-V-39-eSE-FPN-ms-4x"),
+        _centermask(
+            "centermask_lite_V_19_slim_eSE_FPN_ms_4x", 0.021, 32.5, 29.8, "centermask-lite-V-19-eSE-slim-FPN-ms-4x"
+        ),
+        _centermask(
+            "centermask_lite_V_19_slim_dw_eSE_FPN_ms_4x",
+            0.020,
+            29.5,
+            27.1,
+            "centermask-lite-V-19-eSE-slim-dw-FPN-ms-4x",
+        ),
+        _centermask("centermask_lite_Mv2_FPN_ms_4x", 0.021, 29.8, 27.2, "centermask_lite_Mv2_ms_4x"),
+        _centermask("panoptic_centermask_R_50_FPN_ms_3x", 0.063, 41.4, 37.3, "panoptic_centermask_R_50_ms_3x", 42.0),
+        _centermask("panoptic_centermask_R_101_FPN_ms_3x", 0.076, 43.5, 39.0, "panoptic_centermask_R_101_ms_3x", 43.6),
+        _centermask(
+            "panoptic_centermask_V_39_eSE_FPN_ms_3x", 0.066, 43.4, 39.0, "panoptic_centermask_V_39_eSE_ms_3x", 43.7
+        ),
+        _centermask(
+            "panoptic_centermask_V_57_eSE_FPN_ms_3x", 0.071, 43.9, 39.6, "panoptic_centermask_V_57_ms_3x", 44.5
+        ),
+        _centermask(
+            "panoptic_centermask_V_99_eSE_FPN_ms_3x", 0.091, 45.1, 40.6, "panoptic_centermask_V_99_ms_3x", 45.4
+        ),
+        _yolact("yolact_resnet50", 42.5, 30.3, 28.2),
+        _yolact("yolact_darknet53", 40.0, 31.0, 28.7),
+        _yolact("yolact_base", 33.5, 32.3, 29.8),
+        _yolact("yolact_im700", 23.6, 33.7, 31.2),
+        _yolact("yolact_plus_resnet50", 33.5, None, 34.1),
+        _yolact("yolact_plus_base", 27.3, None, 34.6),
         _mask_rcnn("R_50_C4_1x", 0.110, 36.8, 32.2, "137259246/model_final_9243eb.pkl"),
         _mask_rcnn("R_50_DC5_1x", 0.076, 38.3, 34.2, "137260150/model_final_4f86c3.pkl"),
         _mask_rcnn("R_50_FPN_1x", 0.043, 38.6, 35.2, "137260431/model_final_a54504.pkl"),
@@ -91,5 +159,10 @@ RELEASES: dict[str, Release] = {
         _mask_rcnn("R_101_DC5_3x", 0.092, 41.9, 37.3, "138363294/model_final_0464b7.pkl"),
         _mask_rcnn("R_101_FPN_3x", 0.056, 42.9, 38.6, "138205316/model_final_a3ec72.pkl"),
         _mask_rcnn("X_101_32x8d_FPN_3x", 0.103, 44.3, 39.5, "139653917/model_final_2d9806.pkl"),
+        _panoptic_segformer("R_50_1x", 48.0, "r50_1x"),
+        _panoptic_segformer("R_50_2x", 49.6, "r50_2x"),
+        _panoptic_segformer("R_101_2x", 50.6, "r101_2x"),
+        _panoptic_segformer("PVTv2_B5_2x", 55.6, "pvtv2b5_2x"),
+        _panoptic_segformer("Swin_L_2x", 55.8, "swinl_2x"),
     )
 }

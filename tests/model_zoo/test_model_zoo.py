@@ -10,6 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from pentamask import model_zoo
 from pentamask.model_zoo import model_zoo as implementation
+from pentamask.tools.list_models import make_table
 
 SMALL = "shapes/BlendMask_R_18.yaml"
 
@@ -104,13 +105,19 @@ def test_lazy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         model_zoo.get_config("plugin/linear.py", trained=True)
 
 
+def test_table_is_current() -> None:
+    table = (Path(__file__).parents[2] / "MODEL_ZOO.md").read_text()
+    assert table == make_table(), "run `make model-zoo`"
+    named = [line.split("`")[1] for line in table.splitlines() if line.startswith(("| `", "- `"))]
+    assert sorted(named) == [name for name in model_zoo.list_models() if not name.startswith("shapes/")]
+
+
 def test_readme_states_the_published_numbers() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    for release in model_zoo.RELEASES.values():
-        if release.page == "aim-uofa/AdelaiDet":
-            numbers = [f"{value:.1f}" for value in release.metrics.values()]
-            speed = [] if release.seconds is None else [f"{1 / release.seconds:.2g}"]
-            cells = [*numbers, *([""] if release.config.startswith("FCOS/") else []), *speed]
-            assert (
-                f"| `{release.config.removesuffix('.yaml')}` | {' | '.join(cells)} |".replace("|  |", "| |") in readme
-            )
+    rows = [line for line in (Path(__file__).parents[2] / "README.md").read_text().splitlines() if line[:3] == "| `"]
+    assert rows
+    for row in rows:
+        config, *numbers, speed, _ = (cell.strip() for cell in row.strip("|").split("|"))
+        release = model_zoo.RELEASES[config.strip("`") + ".yaml"]
+        published = [release.metrics.get(key) for key in ("bbox/AP", "segm/AP", "panoptic_seg/PQ")]
+        assert [float(number) if number else None for number in numbers] == published, row
+        assert not speed or abs(float(speed.split()[0]) * release.seconds - 1) < 0.03, row
