@@ -1,4 +1,4 @@
-"""VoVNetV2 (CenterMask, arXiv 1911.06667, section 3.3), as in the released CenterMask and FCOS models.
+"""VoVNetV2 (CenterMask, arXiv 1911.06667), as in the released CenterMask and FCOS models.
 
 The names of layers, slashes included, are those of the released files.
 """
@@ -114,7 +114,7 @@ class DeformableUnit(nn.Module):
 
 
 class EffectiveSE(nn.Module):
-    """Channel attention without dimension reduction, eSE (section 3.3, eq. 7; as in the released code with a hard
+    """Channel attention without dimension reduction, eSE (section "VoVNetV2 backbone"; as released, with a hard
     sigmoid)."""
 
     def __init__(self, channels: int) -> None:
@@ -127,7 +127,7 @@ class EffectiveSE(nn.Module):
 
 
 class OSABlock(nn.Module):
-    """One-shot aggregation: a chain of 3x3 layers, all of whose outputs are joined once, and eSE (figure 3)."""
+    """One-shot aggregation: a chain of 3x3 layers, all of whose outputs are joined once, and eSE."""
 
     def __init__(
         self,

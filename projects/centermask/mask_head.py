@@ -17,8 +17,8 @@ from pentamask.ops import spatial_attention
 
 
 class SpatialAttention(nn.Module):
-    """Weighs every position by a convolution of its mean and maximum over the channels (section 3.2, eq. 3; as in the
-    released code the mean comes first)."""
+    """Weighs every position by a convolution of its mean and maximum over the channels (as in the released code
+    the mean comes first)."""
 
     def __init__(self, kernel_size: int = 3) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class SpatialAttention(nn.Module):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class SpatialAttentionMaskHead(MaskRCNNConvUpsampleHead):
-    """Detectron2's mask head with `SpatialAttention` between the convolutions and the upsampling (section 3.2)."""
+    """Detectron2's mask head with `SpatialAttention` between the convolutions and the upsampling."""
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, **kwargs: Any) -> None:
