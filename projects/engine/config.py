@@ -7,6 +7,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from pentamask import model_zoo
 from pentamask.config import add_pentamask_config
 from pentamask.engine.checks import BadInput, did_you_mean
 
@@ -21,8 +22,6 @@ def find_config_file(path: str) -> str:
         raise BadInput("--config-file is missing: give a file, or a name in the model zoo as BlendMask/R_50_1x.yaml.")
     if "://" in path or os.path.isfile(path):
         return path
-    from pentamask import model_zoo
-
     try:
         return model_zoo.get_config_file(path)
     except RuntimeError:

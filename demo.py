@@ -1,0 +1,6 @@
+"""Show what a model sees, from a checkout; see projects/tools/demo.py."""
+
+from pentamask.tools.demo import cli
+
+if __name__ == "__main__":
+    cli()

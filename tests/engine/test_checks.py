@@ -1,0 +1,88 @@
+"""Datasets that cannot be trained on, each with one readable error."""
+
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from PIL import Image
+
+from pentamask.engine.checks import BadInput, check_class_counts, check_dataset_files
+from pentamask.engine.config import load_config
+from pentamask.engine.trainer import Trainer
+
+ANNOTATION = {
+    "id": 1,
+    "image_id": 1,
+    "category_id": 1,
+    "iscrowd": 0,
+    "area": 100,
+    "bbox": [2, 2, 10, 10],
+    "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]],
+}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A function that registers a one-image COCO file with changes as "user_data"; returns a config to train on it."""
+
+    def register(**changes):
+        content = {
+            "images": [{"id": 1, "file_name": "1.jpg", "height": 20, "width": 20}],
+            "annotations": [ANNOTATION],
+            "categories": [{"id": i + 1, "name": name} for i, name in enumerate("abcdef")],
+        }
+        (tmp_path / "images").mkdir()
+        Image.new("RGB", (20, 20)).save(tmp_path / "images" / "1.jpg")
+        path = tmp_path / "user.json"
+        path.write_text(json.dumps(content | changes))
+        register_coco_instances("user_data", {}, str(path), str(tmp_path / "images"))
+        options = ["DATASETS.TRAIN", "('user_data',)", "INPUT.MASK_FORMAT", "polygon", "DATALOADER.NUM_WORKERS", "0"]
+        return load_config("configs/shapes/BlendMask_R_18.yaml", options)
+
+    yield register
+    DatasetCatalog.remove("user_data")
+    MetadataCatalog.remove("user_data")
+
+
+def test_the_users_own_data_trains(dataset):
+    batch = next(iter(Trainer.build_train_loader(dataset())))
+    assert batch[0]["instances"].gt_classes.tolist() == [0] and batch[0]["basis_sem"].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"annotations": [ANNOTATION | {"category_id": 9}]}, r"user.json: .*category_id=9.*'categories'"),
+        ({"annotations": []}, r"user.json: no image has an annotation"),
+        ({"images": [], "annotations": []}, r"user_data.*user.json"),
+        ({"categories": [{"id": 1, "name": "a"}]}, r"1 thing_classes, but MODEL.FCOS.NUM_CLASSES is 6 and"),
+    ],
+)
+def test_bad_annotations_are_explained(dataset, changes, message):
+    with pytest.raises(BadInput, match=message):
+        Trainer.build_train_loader(dataset(**changes))
+
+
+def test_a_file_cut_short_and_missing_files_are_named(dataset, tmp_path):
+    cfg = dataset()
+    (tmp_path / "user.json").write_text('{"images": [')
+    with pytest.raises(BadInput, match=r"user.json: the file is not JSON or cut short"):
+        Trainer.build_train_loader(cfg)
+    (tmp_path / "user.json").unlink()
+    with pytest.raises(BadInput, match=r"user.json does not exist.*DETECTRON2_DATASETS"):
+        Trainer.build_train_loader(cfg)
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match=r"image_root .*images does not exist"):
+        check_dataset_files(["user_data"])
+
+
+def test_class_counts_of_the_panoptic_forms(shapes):
+    options = ["MODEL.PANOPTIC_FPN.COMBINE.ENABLED", "True", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4"]
+    cfg = load_config("configs/shapes/BlendMask_R_18.yaml", options)
+    check_class_counts(cfg, ["shapes_val_panoptic_separated"])
+    with pytest.raises(BadInput, match=r"3 stuff_classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 4"):
+        check_class_counts(cfg, ["shapes_val_panoptic"])
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 54
+    with pytest.raises(BadInput, match=r"4 stuff_classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 54"):
+        check_class_counts(cfg, ["shapes_val_panoptic_separated"])

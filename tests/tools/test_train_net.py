@@ -1,0 +1,123 @@
+"""train_net.py from end to end on tiny shapes: train, resume, evaluate, and one readable error per mistake."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+
+from pentamask.engine.checks import BadInput
+from pentamask.tools import train_net
+
+CONFIG = "configs/shapes/BlendMask_R_18.yaml"
+
+
+def _run(*words: str) -> dict:
+    return train_net.main(default_argument_parser().parse_args(["--num-gpus", "0", *words]))
+
+
+def test_train_resume_and_evaluate(tiny, tmp_path):
+    out = tmp_path / "out"
+    results = _run("--config-file", CONFIG, *tiny)
+    assert set(results) == {"bbox", "segm"}
+    assert (out / "last_checkpoint").read_text() == "model_final.pth"
+    expected = {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "inference"}
+    assert expected <= set(os.listdir(out))
+    assert any(name.startswith("events.out.tfevents") for name in os.listdir(out))
+
+    _run("--config-file", CONFIG, "--resume", *tiny, "SOLVER.MAX_ITER", "3")
+    lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    trained = [line["iteration"] for line in lines if "total_loss" in line]
+    assert trained == [1, 2]  # the second run did the third iteration only
+    assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 2
+    assert "Starting training from iteration 2" in (out / "log.txt").read_text()
+
+    evaluated = _run("--config-file", CONFIG, "--eval-only", *tiny, "MODEL.WEIGHTS", str(out / "model_final.pth"))
+    assert evaluated["segm"].keys() == results["segm"].keys()
+    predictions = json.loads((out / "inference" / "coco_instances_results.json").read_text())
+    assert predictions and {"image_id", "category_id", "bbox", "score", "segmentation"} <= set(predictions[0])
+
+
+def test_panoptic_data_gets_all_three_evaluations(tiny):
+    panoptic = {
+        "DATASETS.TRAIN": "('shapes_train_panoptic_separated',)",
+        "DATASETS.TEST": "('shapes_val_panoptic_separated',)",
+        "MODEL.PANOPTIC_FPN.COMBINE.ENABLED": True,
+        "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 4,
+    }
+    results = _run("--config-file", CONFIG, *tiny, *(str(word) for item in panoptic.items() for word in item))
+    assert set(results) == {"sem_seg", "bbox", "segm", "panoptic_seg"}
+
+
+def test_a_model_zoo_name_and_the_script_in_the_checkout(tiny):
+    """As a user would start it; bad input ends in one line and exit status 1."""
+    command = [sys.executable, "-m", "pentamask.tools.train_net", "--config-file", "shapes/BlendMask_R_18.yaml"]
+    done = subprocess.run([*command, *tiny, "MODEL.FCOS.NUM_CLASSES", "7"], capture_output=True, text=True)
+    assert done.returncode == 1
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(r"train_net: error: .*6 thing_classes.*MODEL.FCOS.NUM_CLASSES is 7\..*", last_line)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["DATASETS.TRAIN", "('shapes_trian',)"], r"DATASETS.TRAIN names 'shapes_trian'.*Did you mean shapes_train"),
+        (["DATASETS.TRAIN", "()"], r"DATASETS.TRAIN is empty"),
+        (["MODEL.WEIGHTS", "no/such.pth"], r"MODEL.WEIGHTS: 'no/such.pth' does not exist"),
+        (["MODEL.FCOS.NUM_CLASES", "6"], r"command line: Non-existent key: .*Did you mean MODEL.FCOS.NUM_CLASSES"),
+        (["SOLVER.MAX_ITER", "many"], r"command line: Type mismatch.*SOLVER.MAX_ITER"),
+        (["MODEL.BASIS_MODULE.NUM_CLASSES", "80"], r"6 thing_classes, but MODEL.BASIS_MODULE.NUM_CLASSES is 80"),
+        (["TEST.AUG.ENABLED", "True"], r"TEST.AUG.ENABLED: .*GeneralizedRCNN.* only, not for BlendMask"),
+        (["INPUT.MASK_FORMAT", "polygon"], r"INPUT.MASK_FORMAT 'polygon'.*set INPUT.MASK_FORMAT bitmask"),
+        (["DATASETS.TRAIN", "('coco_2017_train',)"], r"coco_2017_train.*instances_train2017.json does not exist"),
+        (["DATASETS.TEST", "('coco_2017_val',)"], r"coco_2017_val.*instances_val2017.json does not exist"),
+    ],
+)
+def test_mistakes_are_explained(tiny, options, message):
+    with pytest.raises(ValueError, match=message):
+        _run("--config-file", CONFIG, *tiny, *options)
+
+
+def test_config_files_that_cannot_be_used(tiny, tmp_path):
+    with pytest.raises(BadInput, match=r"--config-file no/such.yaml: no such file"):
+        _run("--config-file", "no/such.yaml", *tiny)
+    with pytest.raises(BadInput, match=r"--config-file is missing"):
+        _run(*tiny)
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("VERSION: 2\nSOLVER:\n  BASE_LRR: 0.1\n")
+    with pytest.raises(
+        BadInput, match=r"bad.yaml: Non-existent config key: SOLVER.BASE_LRR.*Did you mean SOLVER.BASE_LR"
+    ):
+        _run("--config-file", str(bad), *tiny)
+    bad.write_text("SOLVER: [1\n")
+    with pytest.raises(BadInput, match=r"bad.yaml"):
+        _run("--config-file", str(bad), *tiny)
+    bad.write_text("_BASE_: 'missing.yaml'\n")
+    with pytest.raises(BadInput, match=r"bad.yaml.*missing.yaml"):
+        _run("--config-file", str(bad), *tiny)
+
+
+def test_more_processes_than_gpus():
+    command = [sys.executable, "train_net.py", "--num-gpus", "99"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "--num-gpus 99: this machine has" in done.stderr.strip().splitlines()[-1]
+
+
+def test_without_a_gpu_training_falls_back_to_the_cpu_with_one_line(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    _run("--config-file", CONFIG, *tiny, "MODEL.DEVICE", "cuda")
+    assert (tmp_path / "out" / "log.txt").read_text().count("No CUDA device is available") == 1
+    assert "DEVICE: cpu" in (tmp_path / "out" / "config.yaml").read_text()
+
+
+def test_expected_results_are_verified(tiny):
+    with pytest.raises(SystemExit) as exit:
+        _run("--config-file", CONFIG, "--eval-only", *tiny, "TEST.EXPECTED_RESULTS", "[['segm', 'AP', 99.0, 0.1]]")
+    assert exit.value.code == 1
