@@ -1,0 +1,114 @@
+"""demo.py on images and a video, with an untrained model whose every score passes."""
+
+import glob
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pentamask.engine.checks import BadInput
+from pentamask.engine.config import load_config
+from pentamask.engine.predictor import Predictor
+from pentamask.tools import demo
+
+CONFIG = "shapes/BlendMask_R_18.yaml"
+
+
+def _run(*words: str) -> None:
+    demo.main(demo.get_parser().parse_args(["--config-file", CONFIG, "--confidence-threshold", "0", *words]))
+
+
+@pytest.fixture
+def images(shapes) -> str:
+    return os.path.join(shapes, "val")
+
+
+def test_patterns_and_files_into_a_new_folder(images, tiny, tmp_path, monkeypatch):
+    names = ["000001.jpg", "000002.jpg", "000003.jpg"]
+    inputs = [os.path.join(images, "00000[12].jpg"), os.path.join(images, "000003.jpg")]
+    messages = []
+    monkeypatch.setattr(demo.logger, "info", lambda text, *values: messages.append(text % values))
+    _run("--input", *inputs, "--output", str(tmp_path / "new"), "--opts", *tiny)
+    assert sorted(os.listdir(tmp_path / "new")) == names
+    for name in names:
+        before, after = (np.array(Image.open(os.path.join(f, name))) for f in (images, tmp_path / "new"))
+        assert before.shape == after.shape and (before != after).any()
+    assert sum("detected 5 instances in" in message for message in messages) == 3
+
+
+def test_one_image_into_a_file_and_unreadable_ones_named(images, tiny, tmp_path):
+    _run("--input", os.path.join(images, "000001.jpg"), "--output", str(tmp_path / "a.png"), "--opts", *tiny)
+    assert Image.open(tmp_path / "a.png").size == Image.open(os.path.join(images, "000001.jpg")).size
+    (tmp_path / "broken.jpg").write_text("no image")
+    inputs = [str(tmp_path / "broken.jpg"), os.path.join(images, "000002.jpg")]
+    with pytest.raises(BadInput, match=r"not readable images: .*broken.jpg"):
+        _run("--input", *inputs, "--output", str(tmp_path / "out2"), "--opts", *tiny)
+    assert os.listdir(tmp_path / "out2") == ["000002.jpg"]  # the others are done all the same
+
+
+def test_inputs_and_outputs_that_cannot_be_used(images, tiny, tmp_path):
+    (tmp_path / "file.txt").write_text("")
+    one, two = (os.path.join(images, name) for name in ("000001.jpg", "000002.jpg"))
+    for words, message in (
+        (["--input", "no/such*.jpg"], r"--input no/such\*.jpg: there is no such file"),
+        (["--input", one, two, "--output", str(tmp_path / "file.txt")], r"is a file, but 2 images need a folder"),
+        (["--input", one, one, "--output", str(tmp_path / "d")], r"same name in several folders"),
+        (["--input", one, "--output", str(tmp_path / "a.xyz")], r"Cannot write .*a.xyz"),
+        (["--webcam", "--output", "x.mp4"], r"--output cannot be combined with --webcam"),
+        (["--video-input", str(tmp_path / "file.txt")], r"Cannot open the video .*file.txt"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            _run(*words, "--opts", *tiny)
+    with pytest.raises(BadInput, match=r"MODEL.WEIGHTS: 'no.pth' does not exist"):
+        _run("--input", one, "--opts", *tiny, "MODEL.WEIGHTS", "no.pth")
+
+
+def test_video_keeps_its_size_and_number_of_frames(images, tiny, tmp_path):
+    source = str(tmp_path / "clip.mp4")
+    frames = [cv2.resize(cv2.imread(path), (96, 64)) for path in sorted(glob.glob(images + "/*.jpg"))[:3]]
+    writer = cv2.VideoWriter(source, cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (96, 64))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    target = str(tmp_path / "out.mp4")
+    _run("--video-input", source, "--output", target, "--opts", *tiny)
+    video = cv2.VideoCapture(target)
+    assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (96, 64)
+    assert (video.get(cv2.CAP_PROP_FRAME_COUNT), round(video.get(cv2.CAP_PROP_FPS))) == (3, 10)
+    with pytest.raises(BadInput, match=r"out.mp4 exists already"):
+        _run("--video-input", source, "--output", target, "--opts", *tiny)
+
+
+def test_the_threshold_is_on_the_final_score_of_every_model(images, tiny):
+    image = cv2.imread(os.path.join(images, "000001.jpg"))
+    cfg = load_config("configs/shapes/BlendMask_R_18.yaml", tiny)
+    torch.manual_seed(0)
+    scores = Predictor(cfg)(image)["instances"].scores
+    middle = float(scores.median())
+    torch.manual_seed(0)
+    kept = Predictor(cfg, confidence_threshold=middle)(image)["instances"].scores
+    torch.testing.assert_close(kept, scores[scores >= middle])
+
+
+def test_the_threshold_voids_panoptic_things():
+    predictor = Predictor.__new__(Predictor)
+    predictor.confidence_threshold = 0.5
+    segments = [
+        {"id": 1, "isthing": True, "category_id": 0, "score": 0.4},
+        {"id": 2, "isthing": True, "category_id": 0, "score": 0.6},
+        {"id": 3, "isthing": False, "category_id": 1},
+    ]
+    id_map, kept = predictor._confident_segments(torch.tensor([[1, 2], [3, 0]]), segments)
+    assert id_map.tolist() == [[0, 2], [3, 0]] and [s["id"] for s in kept] == [2, 3]
+
+
+def test_as_a_user_starts_it_bad_input_ends_in_one_line():
+    command = [sys.executable, "demo.py", "--config-file", "no.yaml", "--input", "a.jpg"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("demo: error: --config-file no.yaml: no such file")

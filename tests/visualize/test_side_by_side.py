@@ -1,0 +1,51 @@
+"""The picture has a row of three panels for every image."""
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.video_visualizer import VideoVisualizer
+
+import pentamask  # noqa: F401
+from pentamask.visualize.predictions import draw_frame, draw_predictions
+from pentamask.visualize.side_by_side import side_by_side
+
+
+def _predict(image: np.ndarray) -> dict:
+    """One ring in the upper left corner."""
+    height, width = image.shape[:2]
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    mask[0, :30, :30] = True
+    instances = Instances((height, width), pred_masks=mask, scores=torch.tensor([0.9]))
+    instances.pred_classes = torch.tensor([4])
+    instances.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, 30.0, 30.0]]))
+    return {"instances": instances}
+
+
+def test_rows_of_input_truth_and_prediction(shapes):
+    records, metadata = DatasetCatalog.get("shapes_val")[:3], MetadataCatalog.get("shapes_val")
+    picture = np.asarray(side_by_side(records, _predict, metadata, panel=150, blocks=2)).astype(int)
+    panel = slice(28, 28 + 100)
+    image, truth, prediction = (picture[panel, 6 + i * 156 : 6 + i * 156 + 150] for i in range(3))
+    assert picture.shape[1] == 2 * 3 * 156 + 6
+    assert (image != truth).mean() > 0.05 and (image != prediction).mean() > 0.05
+
+
+def test_predictions_change_the_image_where_they_are():
+    image = np.full((60, 80, 3), 200, np.uint8)
+    metadata = MetadataCatalog.get("shapes_val")
+    drawn = draw_predictions(image, _predict(image), metadata, scale=2)
+    assert drawn.shape == (120, 160, 3)
+    assert (drawn[4:40, 4:40] != 200).mean() > 0.5 and (drawn[100:, 100:] == 200).all()
+    semantic = {"sem_seg": torch.zeros(4, 60, 80)}
+    assert (draw_predictions(image, semantic, MetadataCatalog.get("shapes_val_panoptic_separated")) != 200).any()
+
+
+def test_frames_of_instances_semantic_and_panoptic_models():
+    frame = np.full((60, 80, 3), 200, np.uint8)
+    metadata = MetadataCatalog.get("shapes_val_panoptic_separated")
+    id_map = torch.ones(60, 80, dtype=torch.int32)
+    panoptic = (id_map, [{"id": 1, "isthing": False, "category_id": 1}])
+    for predictions in (_predict(frame), {"sem_seg": torch.zeros(4, 60, 80)}, {"panoptic_seg": panoptic}):
+        drawn = draw_frame(VideoVisualizer(metadata), frame, predictions)
+        assert drawn.shape == frame.shape and (drawn != frame).any()
