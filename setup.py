@@ -1,4 +1,8 @@
-"""Builds the package `pentamask` from `projects/`, with `configs/` inside it and the ops of `csrc/` compiled."""
+"""Builds the package `pentamask` from `projects/`, with `configs/` inside it and the ops of `csrc/` compiled.
+
+Environment: PENTAMASK_NO_EXTENSION=1 installs pure Python; PENTAMASK_FORCE_CPU=1 leaves CUDA out; PENTAMASK_FORCE_CUDA=1 (or
+FORCE_CUDA=1) compiles CUDA without a GPU, and a missing toolkit is then an error; TORCH_CUDA_ARCH_LIST chooses the GPUs.
+"""
 
 import glob
 import os
@@ -6,17 +10,80 @@ import os
 from setuptools import find_packages, setup
 
 PACKAGES = ["pentamask", *(f"pentamask.{name}" for name in find_packages("projects"))]
+# Neither errno nor floating-point traps are read; with both off, compilers vectorise floor, min/max and float -> int.
+HOST_FLAGS = ["-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
+
+
+def asked(*names: str) -> bool:
+    """Whether one of the environment variables is set to 1."""
+    return any(os.environ.get(name) == "1" for name in names)
+
+
+def cuda_toolkit() -> str | None:
+    """Folder of a CUDA toolkit of torch's major version; None if CUDA is not to be compiled; an error if it was asked for."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if asked("PENTAMASK_FORCE_CPU"):
+        return None
+    forced = asked("PENTAMASK_FORCE_CUDA", "FORCE_CUDA")
+    if forced and (CUDA_HOME is None or torch.version.cuda is None):
+        missing = "a CUDA build of torch" if torch.version.cuda is None else "nvcc (CUDA_HOME or PATH)"
+        raise SystemExit(f"CUDA ops were asked for (PENTAMASK_FORCE_CUDA=1), but {missing} was not found.")
+    if forced or (torch.cuda.is_available() and CUDA_HOME is not None and same_major(CUDA_HOME, torch.version.cuda)):
+        return CUDA_HOME
+    return None
+
+
+def same_major(toolkit: str, version: str) -> bool:
+    """Whether the nvcc in `toolkit` has the major version of the CUDA that torch was built with."""
+    import re
+    import subprocess
+
+    nvcc = os.path.join(toolkit, "bin", "nvcc")
+    output = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release (\d+)\.", output)
+    return release is not None and release.group(1) == version.split(".")[0]
+
+
+def set_architectures() -> None:
+    """Where no GPU tells: the GPUs that the toolkit of torch's version can compile for."""
+    import torch
+
+    if os.environ.get("TORCH_CUDA_ARCH_LIST") or torch.cuda.is_available():
+        return
+    major, minor = (int(part) for part in torch.version.cuda.split(".")[:2])
+    if major >= 13:
+        architectures = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+    elif (major, minor) >= (12, 8):
+        architectures = "7.0;7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+    else:
+        architectures = "7.0;7.5;8.0;8.6;8.9;9.0+PTX"
+    os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
 
 
 def get_extensions() -> tuple[list, dict]:
     """The compiled ops and the build command for them; nothing when the user or the environment rules them out."""
     sources = sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/cpu/*.cpp"))
-    if not sources or os.environ.get("PENTAMASK_NO_EXTENSION") == "1":
+    if not sources or asked("PENTAMASK_NO_EXTENSION"):
         return [], {}
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    extension = CppExtension("pentamask._C", sources, extra_compile_args=["-O3", "-fopenmp"])
-    return [extension], {"build_ext": BuildExtension}
+    flags, extension = {"cxx": HOST_FLAGS}, CppExtension
+    if cuda_toolkit() is not None:
+        set_architectures()
+        sources += sorted(glob.glob("csrc/cuda/*.cu"))
+        flags["nvcc"], extension = ["-O3", "-std=c++17"], CUDAExtension
+    headers = sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/**/*.cuh", recursive=True))
+    module = extension(
+        "pentamask._C",
+        sources,
+        depends=headers,
+        extra_compile_args=flags,
+        extra_link_args=["-fopenmp"],
+        py_limited_api=True,
+    )
+    return [module], {"build_ext": BuildExtension}
 
 
 ext_modules, cmdclass = get_extensions()
@@ -27,7 +94,10 @@ setup(
     python_requires=">=3.10",
     package_dir={"pentamask": "projects", "pentamask.configs": "configs"},
     packages=[*PACKAGES, "pentamask.configs"],
-    package_data={"pentamask.configs": ["*/*.yaml", "*/*/*.yaml", "*/*.py", "*/*/*.py"], "pentamask": ["py.typed", "*/README.md"]},
+    package_data={
+        "pentamask.configs": ["*/*.yaml", "*/*/*.yaml", "*/*.py", "*/*/*.py"],
+        "pentamask": ["py.typed", "*/README.md"],
+    },
     ext_modules=ext_modules,
     cmdclass=cmdclass,
     zip_safe=False,

@@ -1,21 +1,8 @@
-"""Operators (stand-in until the compiled ones land)."""
+"""The operators that PyTorch lacks: compiled for CPU and CUDA, with a plain PyTorch version of each."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torchvision.ops import roi_align
+from ._extension import has_compiled_ops
+from .blend import blend
+from .ms_deform_attn import ms_deform_attn
+from .spatial_attention import spatial_attention
 
-
-def blend(bases: Tensor, rois: Tensor, attn: Tensor, spatial_scale: float, output_size: int) -> Tensor:
-    """Plain composition of the blender."""
-    crops = roi_align(bases, rois.to(bases.dtype), output_size, spatial_scale, 1, True)
-    attn = F.interpolate(attn, (output_size, output_size), mode="bilinear", align_corners=False)
-    return (crops * attn.softmax(dim=1)).sum(dim=1)
-
-
-def spatial_attention(x: Tensor, weight: Tensor) -> Tensor:
-    """Plain composition of the spatial attention."""
-    maps = torch.cat((x.mean(dim=1, keepdim=True), x.max(dim=1, keepdim=True).values), dim=1)
-    return x * F.conv2d(maps, weight, padding=weight.shape[-1] // 2).sigmoid()
-
-
+__all__ = ["blend", "has_compiled_ops", "ms_deform_attn", "spatial_attention"]

@@ -1,0 +1,87 @@
+// Included once per instruction set: everything lies in that set's namespace and nothing comes from the standard library's
+// templates, because the linker merges inline functions of one name and could keep the copy that an older processor lacks.
+#pragma once
+#include <cstdint>
+
+#include "../bilinear.h"
+#include "dispatch.h"
+
+namespace pentamask {
+namespace PENTAMASK_ISA {
+
+using cpu::kGroup;
+using cpu::PointLevels;
+
+// W lanes of T. The compiler's vector type, loadable from any address; W = 1 is the plain number.
+template <typename T, int W>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(W * sizeof(T))));
+};
+template <typename T>
+struct VectorOf<T, 1> {
+  typedef T type;
+};
+template <typename T, int W>
+using Vector = typename VectorOf<T, W>::type;
+
+template <typename T>
+constexpr int kWidth = PENTAMASK_VECTOR_BYTES / sizeof(T);
+
+template <typename T, int W>
+PENTAMASK_INLINE Vector<T, W> load(const T* from) {
+  Vector<T, W> to;
+  __builtin_memcpy(&to, from, sizeof(to));
+  return to;
+}
+
+template <typename T, int W>
+PENTAMASK_INLINE void store(T* to, Vector<T, W> from) {
+  __builtin_memcpy(to, &from, sizeof(from));
+}
+
+// Hands out aligned pieces of a scratch buffer.
+struct Scratch {
+  char* next;
+
+  template <typename U>
+  U* take(int64_t count) {
+    next = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(next) + 63) / 64 * 64);
+    U* piece = reinterpret_cast<U*>(next);
+    next += count * sizeof(U);
+    return piece;
+  }
+};
+
+template <typename T>
+PENTAMASK_INLINE void fill(T* to, int64_t count, T number) {
+  for (int64_t i = 0; i < count; ++i) {
+    to[i] = number;
+  }
+}
+
+PENTAMASK_INLINE double exponential(double x) {
+  return __builtin_exp(x);
+}
+
+// exp(x) for x <= 0, in a form that vectorises: 2^n * p(r), |r| <= ln(2) / 2, p the Taylor polynomial of degree 7 (its
+// error, below 1e-8 of the result, is under float's rounding). Below -87 the result is 0; NaN stays NaN.
+PENTAMASK_INLINE float exponential(float x) {
+  const float clamped = x < -87.0f ? -87.0f : x;
+  const float n = round_down(clamped * 1.44269504f + 0.5f);
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // ln(2) in two parts, the first exact times n
+  float p = 1.0f / 5040.0f;
+  p = p * r + 1.0f / 720.0f;
+  p = p * r + 1.0f / 120.0f;
+  p = p * r + 1.0f / 24.0f;
+  p = p * r + 1.0f / 6.0f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const int32_t power = (static_cast<int32_t>(n == n ? n : 0.0f) + 127) << 23;
+  float scale;
+  __builtin_memcpy(&scale, &power, sizeof(scale));
+  return x < -87.0f ? 0.0f : p * scale;
+}
+
+}  // namespace PENTAMASK_ISA
+}  // namespace pentamask

@@ -1,0 +1,90 @@
+"""Multi-scale deformable attention, the operator of Deformable DETR and Panoptic SegFormer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._extension import COMPILED_DEVICES, has_compiled_ops, no_double_backward, no_vmap
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int | None = None,
+) -> Tensor:
+    """Sum bilinear samples of several feature levels (Deformable DETR, eq. 3, between its two projections).
+
+    N images, S tokens (all levels, each row-major), M heads, D channels a head, L levels, Q queries, P points a level.
+    A pixel outside its level counts as zero, and so does a location that is not finite. Differentiable in `value`,
+    `sampling_locations` and `attention_weights`; float32, float64, float16 and bfloat16; 16 bit is summed in float32.
+
+    Args:
+        value: (N, S, M, D).
+        spatial_shapes: (L, 2) int64, height and width of each level.
+        level_start_index: (L,) int64, first token of each level.
+        sampling_locations: (N, Q, M, L, P, 2), (x, y) in 0-1 over the level; float32, float64 with a float64 value;
+            16 bit is accepted, but a bfloat16 location near 1 is off by up to a third of a pixel on a 167 wide level.
+        attention_weights: (N, Q, M, L, P), used as given (no softmax), in the type of `value` or float32.
+        im2col_step: accepted because the published layers pass it; the result does not depend on it.
+
+    Returns:
+        (N, Q, M * D) in the type of `value`.
+
+    Raises:
+        ValueError, TypeError: an argument of a wrong shape, type or device, or a level outside `value` (checked on CPU).
+    """
+    args = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    if not has_compiled_ops(value.device.type):
+        return reference.ms_deform_attn(*args)
+    return torch.ops.pentamask.ms_deform_attn(*args)
+
+
+def _fake(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    return value.new_empty((value.shape[0], sampling_locations.shape[1], value.shape[2] * value.shape[3]))
+
+
+def _fake_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    value_grad: bool = True,
+    locations_grad: bool = True,
+    weights_grad: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    wanted = ((value, value_grad), (sampling_locations, locations_grad), (attention_weights, weights_grad))
+    return tuple(tensor.new_empty(tensor.shape if grad else (0,)) for tensor, grad in wanted)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad_out: Tensor) -> tuple:
+    needs = ctx.needs_input_grad
+    wanted = (needs[0], needs[3], needs[4])
+    grads = torch.ops.pentamask.ms_deform_attn_backward(grad_out, *ctx.saved_tensors, *wanted)
+    value, locations, weights = (grad if want else None for grad, want in zip(grads, wanted))
+    return value, None, None, locations, weights
+
+
+if COMPILED_DEVICES:
+    torch.library.register_fake("pentamask::ms_deform_attn", _fake)
+    torch.library.register_fake("pentamask::ms_deform_attn_backward", _fake_backward)
+    torch.library.register_autograd("pentamask::ms_deform_attn", _backward, setup_context=_setup_context)
+    no_double_backward("pentamask::ms_deform_attn_backward")
+    no_vmap("pentamask::ms_deform_attn")
+    no_vmap("pentamask::ms_deform_attn_backward")
