@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 import pentamask.blendmask.config
 import pentamask.centermask.config
 import pentamask.fcos.config
+import pentamask.panoptic_segformer.config
 import pentamask.yolact.config
 
 # What each meta-architecture has to say about class counts: see `class_count_keys` of the plugins.
@@ -22,6 +23,7 @@ CLASS_COUNT_KEYS: dict[str, Callable[[CfgNode], dict[str, list[str]]]] = {
     "CenterMask": pentamask.centermask.config.class_count_keys,
     "PanopticCenterMask": pentamask.centermask.config.class_count_keys,
     "OneStageDetector": pentamask.fcos.config.class_count_keys,
+    "PanopticSegFormer": pentamask.panoptic_segformer.config.class_count_keys,
     "YOLACT": pentamask.yolact.config.class_count_keys,
 }
 # Models that Detectron2's `GeneralizedRCNNWithTTA` can run.
@@ -53,11 +55,10 @@ def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         if key == "DATASETS.TRAIN" and eval_only:
             continue
         for name in names:
-            _check_registered(name, key)
+            check_registered(name, key)
         if not names and (eval_only or key == "DATASETS.TRAIN"):
             raise BadInput(f"{key} is empty: name at least one dataset.")
-    if not (resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))):
-        check_weights(cfg.MODEL.WEIGHTS)
+    check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, resume_from=cfg.OUTPUT_DIR if resume else None)
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE not in TTA_ARCHITECTURES:
         raise BadInput(
             f"TEST.AUG.ENABLED: test-time augmentation exists for {', '.join(TTA_ARCHITECTURES)} only, not for "
@@ -65,7 +66,12 @@ def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         )
 
 
-def _check_registered(name: str, key: str) -> None:
+def check_registered(name: str, key: str) -> None:
+    """Check that dataset `name`, which config key `key` names, is registered.
+
+    Raises:
+        BadInput: it is not.
+    """
     if name not in DatasetCatalog:
         raise BadInput(
             f"{key} names {name!r}, which is not a registered dataset.{did_you_mean(name, DatasetCatalog.list())} "
@@ -73,11 +79,23 @@ def _check_registered(name: str, key: str) -> None:
         )
 
 
-def check_weights(path: str) -> None:
+def check_weights(key: str, path: str, *, resume_from: str | None = None) -> None:
+    """Check that the checkpoint `path`, which config key `key` names, exists; addresses are left to the download.
+
+    Args:
+        key: for the message.
+        path: file or address; "" means random weights.
+        resume_from: folder whose last checkpoint, if there is one, is used instead.
+
+    Raises:
+        BadInput: there is no such file.
+    """
     path = path.split("?")[0]
+    if resume_from is not None and os.path.isfile(os.path.join(resume_from, "last_checkpoint")):
+        return
     if path and "://" not in path and not PathManager.isfile(path):
         raise BadInput(
-            f"MODEL.WEIGHTS: {path!r} does not exist. Give the path or address of a checkpoint, "
+            f"{key}: {path!r} does not exist. Give the path or address of a checkpoint, "
             "or '' to start from random weights."
         )
 
@@ -157,7 +175,9 @@ def check_class_counts(cfg: CfgNode, names: Iterable[str]) -> None:
 def _class_count(metadata: Metadata, field: str) -> int | None:
     """The number of things or of stuff classes; None if the metadata does not say."""
     # Detectron2's "standard" panoptic sets list all classes under both fields, only their id maps tell them apart.
-    ids = metadata.get(f"{field.removesuffix('_classes')}_dataset_id_to_contiguous_id")
+    ids = metadata.get(f"{field.removesuffix('_classes').removesuffix('_only')}_dataset_id_to_contiguous_id")
+    if field == "stuff_only_classes":  # without the class of dataset id 0, "things", of separated panoptic sets
+        return None if ids is None else len(set(ids) - {0})
     classes = ids if ids is not None else metadata.get(field)
     return None if classes is None else len(classes)
 

@@ -69,8 +69,11 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
-    cfg = load_config(find_config_file(args.config_file), args.opts)
-    check_weights(cfg.MODEL.WEIGHTS)
+    config_file = find_config_file(args.config_file)
+    if config_file.endswith(".py"):
+        raise BadInput(f"--config-file {config_file}: the demo takes YAML files only.")
+    cfg = load_config(config_file, args.opts)
+    check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     cfg.freeze()
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")

@@ -11,10 +11,12 @@ from detectron2.engine import default_argument_parser, default_setup, hooks, lau
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
-from pentamask.engine.checks import BadInput, check_config, check_num_gpus
+from pentamask.engine.checks import BadInput, check_config, check_num_gpus, check_weights
 from pentamask.engine.config import available_device, find_config_file, load_config
+from pentamask.engine.lazy import load_lazy_config, run_lazy
 from pentamask.engine.trainer import Trainer
 
 
@@ -33,6 +35,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def setup_lazy(args: argparse.Namespace) -> DictConfig:
+    """As `setup` for a LazyConfig file; raises likewise."""
+    cfg = load_lazy_config(args.config_file, args.opts)
+    output_dir = cfg.train.output_dir
+    check_weights("train.init_checkpoint", cfg.train.init_checkpoint, resume_from=output_dir if args.resume else None)
+    setup_logger(output_dir, distributed_rank=comm.get_rank(), name="pentamask")
+    cfg.train.device = available_device(cfg.train.device)
+    default_setup(cfg, args)
+    return cfg
+
+
 def main(args: argparse.Namespace) -> dict:
     """Train or, with --eval-only, evaluate.
 
@@ -46,6 +59,8 @@ def main(args: argparse.Namespace) -> dict:
         BadInput: the user's config, data or files cannot be used.
     """
     args.config_file = find_config_file(args.config_file)
+    if args.config_file.endswith(".py"):
+        return run_lazy(setup_lazy(args), resume=args.resume, eval_only=args.eval_only)
     cfg = setup(args)
     if args.eval_only:
         return evaluate(cfg, resume=args.resume)
@@ -55,7 +70,8 @@ def main(args: argparse.Namespace) -> dict:
         Trainer.build_test_loader(cfg, name)  # finds errors now rather than after the training
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([hooks.EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
-    return trainer.train()
+    trainer.train()
+    return trainer.last_results
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict:

@@ -104,6 +104,49 @@ def test_config_files_that_cannot_be_used(tiny, tmp_path):
         _run("--config-file", str(bad), *tiny)
 
 
+LAZY = [
+    "model.proposal_generator.num_classes=6",
+    "model.proposal_generator.test_limits.score_thresh=0.0",
+    "model.proposal_generator.test_limits.post_nms_topk=5",
+    "dataloader.train.dataset.names=shapes_train",
+    "dataloader.train.mapper.instance_mask_format=bitmask",
+    "dataloader.train.mapper.augmentations.0.short_edge_length=64",
+    "dataloader.train.total_batch_size=2",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.dataset.names=shapes_val",
+    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+    "dataloader.test.num_workers=0",
+    "train.init_checkpoint=''",
+    "train.max_iter=2",
+]
+
+
+def test_a_lazy_config_trains_resumes_and_is_evaluated(shapes, tmp_path):
+    out = tmp_path / "out"
+    words = ["--config-file", "BlendMask/R_50_1x.py", *LAZY, f"train.output_dir={out}"]
+    results = _run(*words, f"dataloader.evaluator.output_folder={out}/inference")
+    assert set(results) == {"bbox", "segm"}
+    assert {"config.yaml", "metrics.json", "model_final.pth", "inference"} <= set(os.listdir(out))
+    _run(*words[:2], "--resume", *words[2:], "train.max_iter=3")
+    assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 2
+    checkpoint = f"train.init_checkpoint={out / 'model_final.pth'}"
+    assert set(_run(*words[:2], "--eval-only", *words[2:], checkpoint)) == {"bbox", "segm"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.max_itre=3"], r"non-existent key train.max_itre. Did you mean train.max_iter"),
+        (["SOLVER.MAX_ITER", "3"], r"'SOLVER.MAX_ITER' of a LazyConfig must look like key=value"),
+        (["train.init_checkpoint=no.pth"], r"train.init_checkpoint: 'no.pth' does not exist"),
+        (["dataloader.test.dataset.names=shapes_vall"], r"'shapes_vall', which is not a registered.*shapes_val"),
+    ],
+)
+def test_mistakes_in_lazy_configs_are_explained(shapes, tmp_path, overrides, message):
+    with pytest.raises(BadInput, match=message):
+        _run("--config-file", "BlendMask/R_50_1x.py", *LAZY, f"train.output_dir={tmp_path}", *overrides)
+
+
 def test_more_processes_than_gpus():
     command = [sys.executable, "train_net.py", "--num-gpus", "99"]
     done = subprocess.run(command, capture_output=True, text=True)

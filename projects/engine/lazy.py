@@ -1,0 +1,130 @@
+"""Trains and evaluates what a LazyConfig describes, as Detectron2's lazyconfig_train_net.py."""
+
+import logging
+from typing import Any
+
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
+
+from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.engine.checks import BadInput, check_dataset_files, check_registered, dataset_errors, did_you_mean
+from pentamask.engine.loss_report import LossReport
+
+
+def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
+    """A LazyConfig file with `key=value` overrides.
+
+    Raises:
+        BadInput: the file cannot be run, an override has another form, or names a key that nothing reads.
+    """
+    try:
+        cfg = LazyConfig.load(config_file)
+    except (SyntaxError, ImportError, NameError, AttributeError, OSError) as error:
+        raise BadInput(f"Cannot load {config_file}: {type(error).__name__}: {error}") from error
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals:
+            raise BadInput(f"Override {override!r} of a LazyConfig must look like key=value.")
+        parent, _, _ = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        # Arguments of a call may be added: a wrong one fails when the call is made.
+        if OmegaConf.select(cfg, key, default=_missing) is _missing and not (
+            isinstance(node, DictConfig) and "_target_" in node
+        ):
+            raise BadInput(f"On the command line: non-existent key {key}.{did_you_mean(key, _keys(cfg))}")
+    return LazyConfig.apply_overrides(cfg, overrides)
+
+
+_missing = object()
+
+
+def _keys(node: DictConfig, prefix: str = "") -> list[str]:
+    """All keys with their parents', as train.checkpointer.period."""
+    keys = []
+    for key in node:
+        value = node._get_node(key)
+        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else [f"{prefix}{key}"]
+    return keys
+
+
+def evaluate_lazy(cfg: DictConfig, model: nn.Module) -> dict:
+    """Task to metric to value of `model` on `cfg.dataloader.test`; empty without `cfg.dataloader.evaluator`."""
+    if "evaluator" not in cfg.dataloader:
+        return {}
+    loader = _build_loader(cfg.dataloader.test)
+    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    print_csv_format(results)
+    return results
+
+
+def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
+    """Train, or only evaluate, and return the results of the last evaluation.
+
+    Args:
+        cfg: with `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`, see configs/common/.
+        resume: go on from the last checkpoint in `cfg.train.output_dir`.
+        eval_only: do not train.
+
+    Raises:
+        BadInput: the data cannot be loaded.
+        FloatingPointError: a loss is not finite; names it, the learning rate and the images.
+    """
+    model = instantiate(cfg.model).to(cfg.train.device)
+    if eval_only:
+        model = create_ddp_model(model)
+        PentamaskCheckpointer(model, cfg.train.output_dir).resume_or_load(cfg.train.init_checkpoint, resume=resume)
+        return evaluate_lazy(cfg, model)
+    logging.getLogger("detectron2").info("Model:\n%s", model)
+    trainer = _build_trainer(cfg, model)
+    _build_loader(cfg.dataloader.test)  # finds errors now rather than after the training
+    results: dict[str, Any] = {}
+
+    def evaluate() -> dict:
+        results.clear()
+        results.update(evaluate_lazy(cfg, trainer.model))
+        return results
+
+    checkpointer = PentamaskCheckpointer(trainer.model, cfg.train.output_dir, trainer=trainer)
+    main = comm.is_main_process()
+    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else None
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
+            hooks.EvalHook(cfg.train.eval_period, evaluate),
+            hooks.PeriodicWriter(writers, period=cfg.train.log_period) if main else None,
+        ]
+    )
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    report = LossReport(trainer.model)
+    try:
+        trainer.train(start_iter, cfg.train.max_iter)
+    except FloatingPointError as error:
+        raise report.explain(trainer.iter, trainer.optimizer.param_groups[0]["lr"]) from error
+    return results
+
+
+def _build_trainer(cfg: DictConfig, model: nn.Module) -> SimpleTrainer:
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    loader = _build_loader(cfg.dataloader.train)
+    model = create_ddp_model(model, **cfg.train.ddp)
+    return (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
+
+
+def _build_loader(node: DictConfig) -> Any:
+    """Make the loader that `node` describes; what is wrong with its datasets is said as for YAML configs."""
+    names = node.dataset.names
+    names = list(names) if isinstance(names, ListConfig) else [names]
+    for name in names:
+        check_registered(name, "dataset.names")
+    with dataset_errors(names):
+        loader = instantiate(node)
+    check_dataset_files(names)
+    return loader
