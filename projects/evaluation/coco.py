@@ -38,3 +38,5 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
                     super()._eval_predictions([{"instances": part}], img_ids)
         finally:
             self._tasks = wanted
+        if "segm" in self._results:
+            self._results.move_to_end("segm")

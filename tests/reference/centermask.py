@@ -37,7 +37,8 @@ def replay(case: Case, compare: Comparison, tmp_path: Path) -> None:
 
 
 def _close(case: Case, compare: Comparison, name: str, actual: Tensor) -> None:
-    compare.close(name, actual, **case.spec["tolerance"])
+    tolerance = case.spec["tolerance"]
+    compare.close(name, actual, rtol=tolerance["rtol"], atol=tolerance["atol"])
 
 
 def _config(case: Case) -> CfgNode:
