@@ -3,9 +3,14 @@
 K: classes without background; n: boxes.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
+
+# Boxes that are compared with the others at a time, which bounds the memory.
+_ROWS = 500
 
 
 def fast_nms(
@@ -32,16 +37,18 @@ def fast_nms(
     Returns:
         index (m,) int64 into `boxes`, classes (m,) int64 and scores (m,), by falling score.
     """
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    scores, order = scores[:, :top_k], order[:, :top_k]
-    overlaps = _class_overlaps(boxes, order).triu_(diagonal=1)
-    # The comparison is false for NaN too.
-    keep = overlaps.amax(dim=1) <= iou_threshold if overlaps.numel() else order >= 0
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(len(boxes), device=order.device).expand_as(order))
+    keep = rank < top_k
     if score_threshold is not None:
         keep &= scores > score_threshold
-    classes, rank = keep.nonzero(as_tuple=True)
-    scores, by_score = scores[classes, rank].sort(descending=True, stable=True)
-    return order[classes, rank][by_score], classes[by_score], scores
+    # The classes share the boxes' overlaps and differ only in the order: of a pair, the one that is later goes. If it
+    # is within the top-k, the other is so, too.
+    for first, second in _overlapping_pairs(boxes, iou_threshold):
+        keep.scatter_(1, torch.where(rank[:, first] > rank[:, second], first, second), False)
+    classes, index = keep.nonzero(as_tuple=True)
+    scores, by_score = scores[classes, index].sort(descending=True, stable=True)
+    return index[by_score], classes[by_score], scores
 
 
 def cross_class_fast_nms(
@@ -77,9 +84,10 @@ def greedy_nms(
     return index[keep], classes[keep], scores[keep]
 
 
-def _class_overlaps(boxes: Tensor, order: Tensor) -> Tensor:
-    """IoU of (n, 4) boxes among each class: (K, m, m) for their (K, m) indices `order`."""
-    if len(boxes) ** 2 <= order.numel() * order.shape[1]:
-        # All pairs are fewer than those of all classes.
-        return box_iou(boxes, boxes)[order[:, :, None], order[:, None, :]]
-    return torch.vmap(box_iou)(boxes[order], boxes[order])
+def _overlapping_pairs(boxes: Tensor, iou_threshold: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pairs of (n, 4) boxes whose IoU is above the threshold or undefined, as two index tensors (m,) at a time."""
+    for start in range(0, len(boxes), _ROWS):
+        overlaps = box_iou(boxes[start : start + _ROWS], boxes[start:])
+        # The comparison is false for NaN, too.
+        first, second = (~(overlaps <= iou_threshold)).triu_(diagonal=1).nonzero(as_tuple=True)
+        yield first + start, second + start
