@@ -5,12 +5,20 @@ import copy
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import DatasetMapper, MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from pentamask.data.augmentation import build_augmentation
 from pentamask.data.basis_sem import load_basis_sem
+from pentamask.data.panoptic import (
+    PanopticLabels,
+    Segment,
+    segments_from_annotations,
+    segments_from_png,
+    segments_to_instances,
+)
+from pentamask.data.ssd_augmentation import build_ssd_augmentation, follow_ssd_augmentation
 
 _IGNORE_LABEL = 255  # Detectron2's label of pixels without a semantic class
 
@@ -20,37 +28,57 @@ class MaskDatasetMapper(DatasetMapper):
 
     - Augmentations may look at the boxes (`InstanceCrop`).
     - "basis_sem": the (H, W) int64 target of BlendMask's basis module, 0 background, c + 1 thing class c.
+    - For Panoptic SegFormer, "instances" of things and stuff alike.
+    - For YOLACT, the augmentation of SSD and "crowd_boxes" (any, 4), XYXY in pixels of "image".
     - An image stored as the transpose of its annotated size is transposed, as in the released code of BlendMask.
     - Errors name the image file.
     """
 
     @configurable
-    def __init__(self, is_train: bool, *, basis_sem_ann_set: str | None = None, **detectron2_options: object):
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        basis_sem_ann_set: str | None = None,
+        panoptic_labels: PanopticLabels | None = None,
+        ssd_augmentation: bool = False,
+        **detectron2_options: object,
+    ):
         """
         Args:
             is_train: whether to map for training; else only the image is prepared.
             basis_sem_ann_set: MODEL.BASIS_MODULE.ANN_SET to add "basis_sem" in training; None leaves it out.
+            panoptic_labels: the dataset's numbering of classes, to make "instances" from its panoptic segments.
+            ssd_augmentation: `augmentations` are those of `build_ssd_augmentation`.
             detectron2_options: the keyword arguments of Detectron2's DatasetMapper.
         """
         super().__init__(is_train, **detectron2_options)
         self.basis_sem_ann_set = basis_sem_ann_set
+        self.panoptic_labels = panoptic_labels
+        self.ssd_augmentation = ssd_augmentation
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         options = super().from_config(cfg, is_train)
-        options["augmentations"] = build_augmentation(cfg, is_train)
+        options["ssd_augmentation"] = is_train and cfg.INPUT.SSD_AUGMENTATION
+        options["augmentations"] = (
+            build_ssd_augmentation(cfg) if options["ssd_augmentation"] else build_augmentation(cfg, is_train)
+        )
         if is_train and cfg.MODEL.META_ARCHITECTURE == "BlendMask" and cfg.MODEL.BASIS_MODULE.LOSS_ON:
             options["basis_sem_ann_set"] = cfg.MODEL.BASIS_MODULE.ANN_SET
+        if is_train and cfg.MODEL.META_ARCHITECTURE == "PanopticSegFormer":
+            options["panoptic_labels"] = PanopticLabels.of(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
         return options
 
-    def __call__(self, dataset_dict: dict) -> dict:
+    def __call__(self, dataset_dict: dict) -> dict | None:
         """
         Args:
             dataset_dict: one image in Detectron2's dataset format.
 
         Returns:
             `dataset_dict` with "image" (C, H, W) and, as far as there are annotations in training, "instances",
-            "sem_seg" (H, W) int64 and "basis_sem" (H, W) int64, all after the same augmentation.
+            "sem_seg" (H, W) int64 and "basis_sem" (H, W) int64, all after the same augmentation. None, whereupon
+            Detectron2 takes another image, if the augmentation of SSD leaves no object.
 
         Raises:
             OSError: the image or label file is missing or corrupt.
@@ -61,13 +89,14 @@ class MaskDatasetMapper(DatasetMapper):
         sem_seg = self._read_sem_seg(dataset_dict) if self.is_train else None
         original_size = image.shape[:2]
         inputs = T.AugInput(image, boxes=_boxes(dataset_dict), sem_seg=sem_seg)
+        inputs.crowd = _crowd(dataset_dict)
         transforms = self.augmentations(inputs)
         dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
         if sem_seg is not None:
             # A rotation fills the corners with label 0; nothing is known there.
             known = transforms.apply_segmentation(np.ones(original_size, np.uint8)) > 0
-            sem_seg = np.where(known, inputs.sem_seg, _IGNORE_LABEL)
-            dataset_dict["sem_seg"] = torch.as_tensor(sem_seg.astype("int64"))
+            labels = np.where(known, inputs.sem_seg, _IGNORE_LABEL)
+            dataset_dict["sem_seg"] = torch.as_tensor(labels.astype("int64"))
         image_size = inputs.image.shape[:2]
         if self.proposal_topk is not None:
             detection_utils.transform_proposals(dataset_dict, image_size, transforms, proposal_topk=self.proposal_topk)
@@ -77,8 +106,15 @@ class MaskDatasetMapper(DatasetMapper):
         if self.basis_sem_ann_set is not None:
             basis_sem = transforms.apply_segmentation(load_basis_sem(dataset_dict, self.basis_sem_ann_set))
             dataset_dict["basis_sem"] = torch.as_tensor(basis_sem.astype("int64"))
-        if "annotations" in dataset_dict:
+        if self.panoptic_labels is not None:
+            segments = self._read_segments(dataset_dict, sem_seg)
+            dataset_dict["instances"] = segments_to_instances(segments, transforms, image_size)
+        elif "annotations" in dataset_dict:
+            if self.ssd_augmentation:
+                follow_ssd_augmentation(dataset_dict, transforms, image_size)
             self._transform_annotations(dataset_dict, transforms, image_size)
+            if self.ssd_augmentation and len(dataset_dict["instances"]) == 0:
+                return None
         return dataset_dict
 
     def _read_image(self, dataset_dict: dict) -> np.ndarray:
@@ -100,6 +136,24 @@ class MaskDatasetMapper(DatasetMapper):
         if sem_seg.shape != size:
             raise ValueError(f"{path} has {sem_seg.shape} pixels, its image {dataset_dict['file_name']} has {size}.")
         return sem_seg
+
+    def _read_segments(self, dataset_dict: dict, sem_seg: np.ndarray | None) -> list[Segment]:
+        """Things and stuff, from the file of panoptic segments or from annotations and semantic labels (H, W)."""
+        size = dataset_dict["height"], dataset_dict["width"]
+        if "pan_seg_file_name" in dataset_dict:
+            png = _read(dataset_dict["pan_seg_file_name"], "RGB")
+            if png.shape[:2] != size:
+                raise ValueError(
+                    f"{dataset_dict['pan_seg_file_name']} has {png.shape[:2]} pixels, its image "
+                    f"{dataset_dict['file_name']} has {size}."
+                )
+            return segments_from_png(png, dataset_dict["segments_info"], self.panoptic_labels)
+        if "annotations" not in dataset_dict:
+            raise ValueError(
+                f"The record of {dataset_dict['file_name']} has neither panoptic segments nor annotations: "
+                "DATASETS.TRAIN must name a panoptic dataset."
+            )
+        return segments_from_annotations(dataset_dict["annotations"], sem_seg, size, self.panoptic_labels)
 
     def _transform_annotations(self, dataset_dict: dict, transforms: T.TransformList, image_shape: tuple) -> None:
         has_rle = any(
@@ -130,3 +184,8 @@ def _boxes(dataset_dict: dict) -> np.ndarray:
         for annotation in dataset_dict.get("annotations", [])
     ]
     return np.array(boxes, dtype=float).reshape(-1, 4)
+
+
+def _crowd(dataset_dict: dict) -> np.ndarray:
+    """(M,) bool, which of the annotations are crowds."""
+    return np.array([a.get("iscrowd", 0) for a in dataset_dict.get("annotations", [])], dtype=bool)

@@ -5,6 +5,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase
@@ -16,6 +17,7 @@ from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.engine.checks import check_class_counts, check_dataset_files, dataset_errors
 from pentamask.engine.loss_report import LossReport
+from pentamask.engine.optimizer import build_optimizer
 from pentamask.evaluation import build_evaluator
 
 
@@ -41,6 +43,16 @@ class Trainer(DefaultTrainer):
             super().run_step()
         except FloatingPointError as error:
             raise self._loss_report.explain(self.iter, self.optimizer.param_groups[0]["lr"]) from error
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """See `pentamask.engine.optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @property
+    def last_results(self) -> dict:
+        """Task to metric to value of the last evaluation during training; empty before the first."""
+        return getattr(self, "_last_eval_results", {})
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:

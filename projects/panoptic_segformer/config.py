@@ -60,4 +60,4 @@ def add_panoptic_segformer_config(cfg: CfgNode) -> None:
 def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
     """Config keys that must equal the length of a metadata field."""
     node = "MODEL.PANOPTIC_SEGFORMER"
-    return {"thing_classes": [f"{node}.NUM_THING_CLASSES"], "stuff_classes": [f"{node}.NUM_STUFF_CLASSES"]}
+    return {"thing_classes": [f"{node}.NUM_THING_CLASSES"], "stuff_only_classes": [f"{node}.NUM_STUFF_CLASSES"]}

@@ -15,14 +15,24 @@ _CHUNK_PIXELS = 2**24  # of masks that are held in floating point at the same ti
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """Thresholds of `merge`, see `MODEL.PANOPTIC_SEGFORMER.MERGE` in `config.py`."""
+    """Rule and thresholds of `merge`, see `MODEL.PANOPTIC_SEGFORMER.MERGE` in `config.py`.
 
+    Raises:
+        ValueError: an unknown rule.
+    """
+
+    rule: str = "mask_wise"
     quality_thresh_things: float = 0.25
     quality_thresh_stuff: float = 0.25
     overlap_thresh_things: float = 0.4
     overlap_thresh_stuff: float = 0.2
     class_thresh: float = 0.3
     keep_fraction: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.rule not in MERGE_RULES:
+            known = ", ".join(MERGE_RULES)
+            raise ValueError(f"MODEL.PANOPTIC_SEGFORMER.MERGE.RULE is {self.rule!r}; choose from {known}.")
 
 
 @dataclass
@@ -70,7 +80,6 @@ def merge(
     labels: Tensor,
     size: tuple[int, int],
     num_thing_classes: int,
-    rule: str = "mask_wise",
     options: MergeOptions | None = None,
     scored: ScoredMasks | None = None,
 ) -> tuple[Tensor, list[dict]]:
@@ -82,25 +91,19 @@ def merge(
         labels: (M,) int64; things are below `num_thing_classes`.
         size: (H, W) of the output.
         num_thing_classes: number of thing classes.
-        rule: "mask_wise", "pixel_argmax" or "maskformer".
-        options: thresholds.
+        options: rule and thresholds; by default the paper's.
         scored: what `score_masks` returns for these masks, if it is at hand.
 
     Returns:
         (H, W) int32 segment ids, 0 void, and Detectron2's `segments_info`: a dict for each id with "id", "isthing",
         "category_id" (the label), "score", "area" in pixels, and for things "instance_id" 0, 1, ....
-
-    Raises:
-        ValueError: an unknown rule.
     """
-    if rule not in MERGE_RULES:
-        raise ValueError(f"MODEL.PANOPTIC_SEGFORMER.MERGE.RULE is {rule!r}; choose from {', '.join(MERGE_RULES)}.")
     options = options or MergeOptions()
-    if rule == "mask_wise":
+    if options.rule == "mask_wise":
         scored = scored or score_masks(masks, class_scores, size)
         segments = _mask_wise(scored, labels < num_thing_classes, options)
     else:
-        segments = MERGE_RULES[rule](masks, class_scores, size, options)
+        segments = MERGE_RULES[options.rule](masks, class_scores, size, options)
     return _paint(segments, labels.tolist(), size, num_thing_classes, masks.device)
 
 

@@ -1,7 +1,10 @@
 """Panoptic SegFormer: thing and stuff queries whose attention to the image becomes their masks."""
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.postprocessing import sem_seg_postprocess
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, clip_boxes_to_image
 
 from pentamask.checkpoint.key_map import register_key_rules
+from pentamask.data.panoptic import PanopticLabels
 
 from .criterion import (
     Counts,
@@ -49,10 +53,10 @@ class PanopticSegFormer(nn.Module):
         stuff_mask_decoder: MaskDecoder,
         num_thing_classes: int,
         num_stuff_classes: int,
+        category_ids: Sequence[int],
         channels: int,
         weights: Weights,
         max_things: int,
-        merge_rule: str,
         merge_options: MergeOptions,
         tasks: tuple[str, ...],
         pixel_mean: list[float],
@@ -64,10 +68,11 @@ class PanopticSegFormer(nn.Module):
             in_features: its maps of strides 8, 16 and 32.
             encoder, location_decoder, thing_mask_decoder, stuff_mask_decoder: the parts.
             num_thing_classes, num_stuff_classes: T, S.
+            category_ids: contiguous ids of the T + S classes in the datasets, which the results name.
             channels: C, of all queries.
             weights: of the losses and of the matching.
             max_things: most things that are kept in an image.
-            merge_rule, merge_options: see `merge`.
+            merge_options: see `merge`.
             tasks: what inference returns, of "panoptic_seg", "instances", "sem_seg".
             pixel_mean, pixel_std: per channel of the input image.
         """
@@ -86,9 +91,9 @@ class PanopticSegFormer(nn.Module):
         self.num_stuff_classes = num_stuff_classes
         self.weights = weights
         self.max_things = max_things
-        self.merge_rule = merge_rule
         self.merge_options = merge_options
         self.tasks = tasks
+        self.register_buffer("category_ids", torch.tensor(list(category_ids), dtype=torch.int64), False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         register_key_rules(self, KEY_RULES)
@@ -104,7 +109,6 @@ class PanopticSegFormer(nn.Module):
             "num_heads": node.NUM_HEADS,
             "num_levels": len(node.IN_FEATURES),
         }
-        merge_node = node.MERGE
         return {
             "backbone": backbone,
             "in_features": node.IN_FEATURES,
@@ -114,11 +118,11 @@ class PanopticSegFormer(nn.Module):
             "stuff_mask_decoder": MaskDecoder(num_blocks=node.NUM_STUFF_BLOCKS, self_attention=True, **decoder),
             "num_thing_classes": node.NUM_THING_CLASSES,
             "num_stuff_classes": node.NUM_STUFF_CLASSES,
+            "category_ids": _category_ids(cfg),
             "channels": node.CHANNELS,
             "weights": Weights(node.CLASS_WEIGHT, node.L1_WEIGHT, node.GIOU_WEIGHT, node.DICE_WEIGHT),
             "max_things": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "merge_rule": merge_node.RULE,
-            "merge_options": MergeOptions(**{key.lower(): merge_node[key] for key in merge_node if key != "RULE"}),
+            "merge_options": MergeOptions(**{key.lower(): value for key, value in node.MERGE.items()}),
             "tasks": _tasks(node.TEST),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -138,7 +142,8 @@ class PanopticSegFormer(nn.Module):
         Returns:
             In training a dict of losses, see `criterion.py`.
             In inference a dict per image: "panoptic_seg" (see `merge`); "instances" with pred_boxes, scores,
-            pred_classes and pred_masks (n, height, width) bool, best first; "sem_seg" (T + S, height, width) scores.
+            pred_classes and pred_masks (n, height, width) bool, best first; "sem_seg" (T + S, height, width) scores,
+            or (1 + S, height, width), things first, if the dataset has one semantic label for all of them.
         """
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         # Images are padded to the largest of the batch only: padding lets a mask's border shift.
@@ -225,40 +230,47 @@ class PanopticSegFormer(nn.Module):
         class_scores, index = class_scores[: self.max_things], index[: self.max_things]
         queries, labels = index // self.num_thing_classes, index % self.num_thing_classes
         masks = self.thing_mask_decoder(locations.queries[n, queries], tokens, shapes)[1][-1]
-        boxes = output_boxes(locations.boxes[-1, n, queries], image_size, output_size)
-        scored = score_masks(masks, class_scores, output_size)
-        result = {}
+        result, scored = {}, None
         if "instances" in self.tasks:
-            result["instances"] = instances_from_masks(scored, boxes, labels)
+            scored = score_masks(masks, class_scores, output_size)
+            boxes = output_boxes(locations.boxes[-1, n, queries], image_size, output_size)
+            result["instances"] = instances_from_masks(scored, boxes, self.category_ids[labels])
         if self.tasks == ("instances",):
             return result
-        stuff_logits, stuff_masks = self.decode_stuff(tokens, shapes)
+        stuff_logits, (stuff_masks,) = self.decode_stuff(tokens, shapes)
         stuff_scores = stuff_logits[-1].sigmoid()
-        masks = torch.cat([masks, stuff_masks[-1]])
-        class_scores = torch.cat([class_scores, stuff_scores])
-        stuff_labels = torch.arange(self.num_stuff_classes, device=self.device) + self.num_thing_classes
-        labels = torch.cat([labels, stuff_labels])
+        if scored is not None:
+            scored = scored.join(score_masks(stuff_masks, stuff_scores, output_size))
+        segments = (
+            torch.cat([masks, stuff_masks]),
+            torch.cat([class_scores, stuff_scores]),
+            torch.cat([labels, torch.arange(self.num_stuff_classes, device=self.device) + self.num_thing_classes]),
+            output_size,
+        )
         if "panoptic_seg" in self.tasks:
-            scored = scored.join(score_masks(stuff_masks[-1], stuff_scores, output_size))
-            result["panoptic_seg"] = merge(
-                masks,
-                class_scores,
-                labels,
-                output_size,
-                self.num_thing_classes,
-                self.merge_rule,
-                self.merge_options,
-                scored,
-            )
+            result["panoptic_seg"] = self._panoptic_seg(*segments, scored)
         if "sem_seg" in self.tasks:
-            result["sem_seg"] = self._sem_seg(masks, class_scores, labels, output_size)
+            result["sem_seg"] = self._sem_seg(*segments)
         return result
 
+    def _panoptic_seg(
+        self, masks: Tensor, class_scores: Tensor, labels: Tensor, size: tuple[int, int], scored: ScoredMasks | None
+    ) -> tuple[Tensor, list[dict]]:
+        """`merge`, with the dataset's ids of the classes."""
+        ids, infos = merge(masks, class_scores, labels, size, self.num_thing_classes, self.merge_options, scored)
+        for info in infos:
+            info["category_id"] = int(self.category_ids[info["category_id"]])
+        return ids, infos
+
     def _sem_seg(self, masks: Tensor, class_scores: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor:
-        """For every class the largest class score times mask value of its masks: (T + S, height, width)."""
-        scores = masks.new_zeros((self.num_thing_classes + self.num_stuff_classes, *masks.shape[1:]))
-        weighted = class_scores[:, None, None] * masks
-        scores.scatter_reduce_(0, labels[:, None, None].expand_as(masks), weighted, "amax")
+        """For every semantic class the largest class score times mask value of its masks: (classes, height, width)."""
+        thing_ids, stuff_ids = self.category_ids.split([self.num_thing_classes, self.num_stuff_classes])
+        if torch.isin(thing_ids, stuff_ids).any():
+            thing_ids = torch.zeros_like(thing_ids)  # the separated form of datasets has one label for all things
+        channels = torch.cat([thing_ids, stuff_ids])
+        scores = masks.new_zeros((int(channels.max()) + 1, *masks.shape[1:]))
+        index = channels[labels][:, None, None].expand_as(masks)
+        scores.scatter_reduce_(0, index, class_scores[:, None, None] * masks, "amax")
         return sem_seg_postprocess(scores, tuple(masks.shape[1:]), *size)
 
 
@@ -294,3 +306,13 @@ def _check_strides(shape: dict[str, ShapeSpec], in_features: list[str]) -> dict[
 def _tasks(node: CfgNode) -> tuple[str, ...]:
     wanted = {"panoptic_seg": node.PANOPTIC_ON, "instances": node.INSTANCE_ON, "sem_seg": node.SEMANTIC_ON}
     return tuple(name for name, on in wanted.items() if on)
+
+
+def _category_ids(cfg: CfgNode) -> Sequence[int]:
+    """The contiguous ids of things and stuff in the datasets of `cfg`, if they say so, else 0, 1, ...."""
+    node = cfg.MODEL.PANOPTIC_SEGFORMER
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        labels = PanopticLabels.of(MetadataCatalog.get(name))
+        if (len(labels.thing_ids), len(labels.stuff_ids)) == (node.NUM_THING_CLASSES, node.NUM_STUFF_CLASSES):
+            return (*labels.thing_ids, *labels.stuff_ids)
+    return range(node.NUM_THING_CLASSES + node.NUM_STUFF_CLASSES)

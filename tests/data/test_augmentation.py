@@ -1,5 +1,6 @@
 """Where the crops may fall, and which augmentations the config keys ask for."""
 
+import cv2
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
@@ -71,3 +72,45 @@ def test_rotation_without_crop_is_an_error_naming_both_keys():
     cfg.INPUT.IS_ROTATE = True
     with pytest.raises(ValueError, match=r"INPUT.IS_ROTATE.*INPUT.CROP.ENABLED"):
         build_augmentation(cfg, is_train=True)
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_data_config(cfg)
+    return cfg
+
+
+def test_opencv_resizer_keeps_sizes_and_labels(cfg):
+    image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    labels = (np.arange(30 * 50, dtype=np.uint8) % 7).reshape(30, 50)
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 45, 70
+    plain, opencv = [], []
+    for resizer, out in (("pil", plain), ("opencv", opencv)):
+        cfg.INPUT.RESIZER = resizer
+        (resize,) = build_augmentation(cfg, is_train=False)
+        transform = resize.get_transform(image)
+        out += [transform.apply_image(image), transform.apply_segmentation(labels)]
+    np.testing.assert_array_equal(opencv[0], cv2.resize(image, (70, 42)))
+    np.testing.assert_array_equal(opencv[1], plain[1])
+    assert abs(opencv[0].astype(int) - plain[0]).max() <= 2  # no smoothing is needed to make it larger
+
+
+def test_unknown_resizer_is_named(cfg):
+    cfg.INPUT.RESIZER = "nearest"
+    with pytest.raises(ValueError, match="INPUT.RESIZER is 'nearest'"):
+        build_augmentation(cfg, is_train=False)
+
+
+def test_half_of_the_images_are_resized_and_cropped_first(cfg):
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute_range", [20, 24]
+    cfg.INPUT.CROP.RESIZE_BEFORE = [30]
+    first = build_augmentation(cfg, is_train=True)[0]
+    sizes = []
+    for _ in range(40):
+        inputs = T.AugInput(np.zeros((60, 90, 3), dtype=np.uint8))
+        first(inputs)
+        sizes.append(inputs.image.shape[:2])
+    cropped = [size for size in sizes if size != (60, 90)]
+    assert 5 < len(cropped) < 35
+    assert all(20 <= side <= 24 for size in cropped for side in size)
