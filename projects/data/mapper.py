@@ -1,6 +1,7 @@
 """From a dataset's record of one image to what the models take."""
 
 import copy
+import warnings
 
 import numpy as np
 import torch
@@ -165,7 +166,10 @@ class MaskDatasetMapper(DatasetMapper):
                 f"The masks of {dataset_dict['file_name']} are RLE, which INPUT.MASK_FORMAT 'polygon' cannot hold: "
                 "set INPUT.MASK_FORMAT bitmask."
             )
-        super()._transform_annotations(dataset_dict, transforms, image_shape)
+        with warnings.catch_warnings():
+            # Resized masks are read-only arrays of PIL, which nobody writes to.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
 
 
 def _read(path: str, image_format: str) -> np.ndarray:

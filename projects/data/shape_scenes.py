@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 THING_CLASSES = ["circle", "square", "triangle", "star", "ring", "cross"]
 STUFF_CLASSES = ["sky", "ground", "water"]
 
-_SIDES = (128, 144, 160)
+_SHORT_SIDE = 128
+_LONG_SIDES = (128, 144, 160)
 _MAX_THINGS = 7
 _MIN_VISIBLE_PIXELS = 64
 _MIN_VISIBLE_SHARE = 0.3
@@ -41,7 +42,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     Args:
         rng: the source of every random choice; the same state gives the same scene.
     """
-    height, width = (int(side) for side in rng.choice(_SIDES, 2))
+    height, width = (int(side) for side in rng.permutation([_SHORT_SIDE, rng.choice(_LONG_SIDES)]))
     image, stuff = _draw_landscape(rng, height, width)
     classes: list[int] = []
     masks: list[np.ndarray] = []
@@ -64,8 +65,8 @@ def _is_visible(mask: np.ndarray, full_area: int) -> bool:
 
 def _draw_mask(rng: np.random.Generator, name: str, height: int, width: int) -> np.ndarray:
     """A shape of random place, size, aspect ratio and rotation as a (H, W) bool mask; a part may leave the image."""
-    radius = np.exp(rng.uniform(np.log(9), np.log(40)))
-    stretch = np.exp(rng.uniform(-0.2, 0.2))
+    radius = np.exp(rng.uniform(np.log(12), np.log(36)))
+    stretch = np.exp(rng.uniform(-0.1, 0.1))
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     center = rng.uniform(radius / 2, np.array([width, height]) - radius / 2)
@@ -97,7 +98,7 @@ def _ngon(corners: int) -> np.ndarray:
 
 def _color(rng: np.random.Generator, hue: tuple[float, float], saturation: tuple[float, float]) -> np.ndarray:
     """A random RGB colour (3,) in 0-255 with hue and saturation (0-1) from the given ranges."""
-    rgb = colorsys.hsv_to_rgb(rng.uniform(*hue) % 1, rng.uniform(*saturation), rng.uniform(0.35, 1))
+    rgb = colorsys.hsv_to_rgb(rng.uniform(*hue), rng.uniform(*saturation), rng.uniform(0.45, 1))
     return 255 * np.array(rgb)
 
 
@@ -108,9 +109,9 @@ def _clouds(rng: np.random.Generator, height: int, width: int, cells: tuple[int,
 
 
 def _draw_surface(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """What a thing is made of: one or two colours in stripes, checks, patches or a shade, (H, W, 3) in 0-255."""
-    base = _color(rng, (0, 1), (0, 1))
-    other = _color(rng, (0, 1), (0, 1)) if rng.random() < 0.5 else base * 0.6
+    """What a thing is made of: a colour, plain, in stripes, checks or patches or shaded, (H, W, 3) in 0-255."""
+    base = _color(rng, (0, 1), (0.6, 1))
+    other = base * rng.uniform(0.55, 0.85)
     y, x = np.mgrid[:height, :width][..., None]
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 14)
     u = (x * np.cos(angle) + y * np.sin(angle)) / period
@@ -138,9 +139,9 @@ def _draw_landscape(rng: np.random.Generator, height: int, width: int) -> tuple[
         STUFF_CLASSES.index(below[1]),
     ).astype(np.uint8)
     looks = {
-        "sky": (_color(rng, (0.5, 0.7), (0.1, 0.6)), _clouds(rng, height, width, (4, 4))),
-        "ground": (_color(rng, (0.05, 0.35), (0.3, 0.8)), _clouds(rng, height, width, (60, 60))),
-        "water": (_color(rng, (0.48, 0.65), (0.5, 1)), _clouds(rng, height, width, (40, 6))),
+        "sky": (_color(rng, (0.5, 0.7), (0.05, 0.3)), _clouds(rng, height, width, (4, 4))),
+        "ground": (_color(rng, (0.05, 0.35), (0.1, 0.45)), _clouds(rng, height, width, (60, 60))),
+        "water": (_color(rng, (0.45, 0.65), (0.25, 0.55)), _clouds(rng, height, width, (40, 6))),
     }
     image = np.zeros((height, width, 3))
     for label, name in enumerate(STUFF_CLASSES):
