@@ -43,5 +43,5 @@ $(VENV)/.packages: $(VENV)/.venv constraints.txt
 
 $(VENV)/.built: $(VENV)/.packages setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 	@echo "Building the operators and installing pentamask in $(VENV)."
-	@$(PIP) --no-build-isolation --no-deps -e .
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
