@@ -1,5 +1,6 @@
 """COCO's average precision for models that score their masks by themselves."""
 
+from collections.abc import Sequence
 from itertools import chain
 
 from detectron2.evaluation import COCOEvaluator
@@ -9,7 +10,8 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
     """Detectron2's `COCOEvaluator`, except that mask AP ranks instances by `mask_scores` where they have them.
 
     Box AP and everything else go by `scores`. Results on disk hold "score" and "mask_score". As in the code released
-    with CenterMask, the first instance of the data set decides whether there are mask scores.
+    with CenterMask, the first instance of the data set decides whether there are mask scores. It also evaluates the
+    things of "standard" panoptic sets, at which the parent stops.
     """
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -40,3 +42,12 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
             self._tasks = wanted
         if "segm" in self._results:
             self._results.move_to_end("segm")
+
+    def _derive_coco_results(
+        self, coco_eval: object, iou_type: str, class_names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        # Detectron2's "standard" panoptic sets name stuff under thing_classes too, which has no AP.
+        ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if ids is not None and class_names is not None:
+            class_names = [class_names[label] for label in sorted(ids.values())]
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)
