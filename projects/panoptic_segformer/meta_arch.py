@@ -150,8 +150,7 @@ class PanopticSegFormer(nn.Module):
         images = ImageList.from_tensors(images)
         memory, locations = self.encode(images)
         if self.training:
-            with torch.autocast(self.device.type, enabled=False):
-                return self._losses(batched_inputs, memory, locations)
+            return self._losses(batched_inputs, memory, locations)
         sizes = images.image_sizes
         return [
             self._inference(memory, locations, n, size, (x.get("height", size[0]), x.get("width", size[1])))
@@ -178,23 +177,27 @@ class PanopticSegFormer(nn.Module):
 
     def _losses(self, batched_inputs: list[dict], memory: Memory, locations: Locations) -> dict[str, Tensor]:
         things, stuff = zip(*(self.targets(x) for x in batched_inputs))
-        matches = match_locations(locations, things, self.weights)
-        decoded, mask_matches = [], []
-        for n, gt in enumerate(things):
+        # Matching and losses in full precision, whatever the model runs in.
+        with torch.autocast(self.device.type, enabled=False):
+            matches = match_locations(locations, things, self.weights)
+        decoded = []
+        for n, (queries, _) in enumerate(matches[-1]):
             tokens, shapes = memory.image(n, len(self.in_features))
-            queries = matches[-1][n][0]
             _, masks = self.thing_mask_decoder(locations.queries[n, queries], tokens, shapes, with_block_masks=True)
             stuff_logits, stuff_masks = self.decode_stuff(tokens, shapes, with_block_masks=True)
             decoded.append(DecodedMasks(masks, stuff_masks, stuff_logits))
-            mask_matches.append(match_masks(locations, n, queries, masks[-1], gt, self.weights))
-        counts = Counts.of(
-            sum(len(queries) for queries, _ in matches[-1]), sum(len(gt.classes) for gt in stuff), self.device
-        )
-        return {
-            **location_losses(locations, matches, things, self.weights, counts),
-            **thing_mask_losses(decoded, mask_matches, things, self.weights, counts),
-            **stuff_losses(decoded, things, stuff, self.weights, counts),
-        }
+        num_things, num_stuff = sum(len(q) for q, _ in matches[-1]), sum(len(gt.classes) for gt in stuff)
+        counts = Counts.of(num_things, num_stuff, self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            mask_matches = [
+                match_masks(locations, n, matches[-1][n][0], decoded[n].things[-1], gt, self.weights)
+                for n, gt in enumerate(things)
+            ]
+            return {
+                **location_losses(locations, matches, things, self.weights, counts),
+                **thing_mask_losses(decoded, mask_matches, things, self.weights, counts),
+                **stuff_losses(decoded, things, stuff, self.weights, counts),
+            }
 
     def targets(self, x: dict) -> tuple[Things, Stuff]:
         """The ground truth of one input, split into things and stuff."""

@@ -157,6 +157,35 @@ def test_separated_datasets_keep_their_numbers(tiny_cfg, shapes):
     assert infos and all(x["isthing"] or x["category_id"] in (1, 2, 3) for x in infos)
 
 
+def test_a_model_for_instances_alone(tiny_cfg, recwarn):
+    tiny_cfg.MODEL.PANOPTIC_SEGFORMER.NUM_STUFF_CLASSES = 0
+    model = build_model(tiny_cfg).train()
+    losses = model(inputs(ground_truth(*THINGS)))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    with torch.no_grad():
+        result = model.eval()(inputs(ground_truth()))[0]
+    assert len(result["instances"]) == 4 and result["sem_seg"].shape[0] == 3
+    assert all(x["isthing"] for x in result["panoptic_seg"][1])
+    assert not [w for w in recwarn if "pentamask" in str(w.filename)]
+
+
+def test_bfloat16_is_near_float32(tiny_cfg):
+    """Under autocast losses stay finite and like those of full precision; boxes, masks and losses are float32."""
+    model = build_model(tiny_cfg).eval()
+    model.training = True
+    batch = inputs(ground_truth(*THINGS, *STUFF))
+    full = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(batch)
+    assert {loss.dtype for loss in half.values()} == {torch.float32}
+    torch.testing.assert_close(sum(half.values()), sum(full.values()), rtol=0.05, atol=0.0)
+    model.training = False
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        result = model(batch)[0]
+    assert result["sem_seg"].dtype == result["instances"].scores.dtype == torch.float32
+
+
 def test_unknown_feature_is_named(tiny_cfg):
     tiny_cfg.MODEL.PANOPTIC_SEGFORMER.IN_FEATURES = ["res3", "res6"]
     with pytest.raises(ValueError, match="IN_FEATURES names res6"):
