@@ -130,7 +130,7 @@ def _replay_inference(case: Case, compare: Comparison, model: nn.Module) -> None
     # Torch's resize differs from OpenCV's by rounding: ours is compared, and theirs used, as decisions are close.
     resized = {**original, "image": _rgb(case.inputs.get("resized", case.inputs["image"]))}
     ours, theirs = (model.preprocess_image([x]) for x in (original, resized))
-    assert torch.allclose(ours, theirs, rtol=0, atol=2e-5)
+    assert torch.allclose(ours, theirs, rtol=0, atol=5e-4)  # the tolerance of the case `preprocess`
     with torch.no_grad():
         result = model([resized])[0]["instances"]
         predictions = model.predict(seen["features"])
