@@ -1,7 +1,8 @@
 """Builds the package `pentamask` from `projects/`, with `configs/` inside it and the ops of `csrc/` compiled.
 
-Environment: PENTAMASK_NO_EXTENSION=1 installs pure Python; PENTAMASK_FORCE_CPU=1 leaves CUDA out; PENTAMASK_FORCE_CUDA=1 (or
-FORCE_CUDA=1) compiles CUDA without a GPU, and a missing toolkit is then an error; TORCH_CUDA_ARCH_LIST chooses the GPUs.
+CUDA is compiled where a GPU and a toolkit of torch's CUDA version are found. Environment: PENTAMASK_NO_EXTENSION=1
+installs pure Python; PENTAMASK_FORCE_CPU=1 leaves CUDA out; PENTAMASK_FORCE_CUDA=1 (or FORCE_CUDA=1) compiles it
+without a GPU, and a missing toolkit is then an error; TORCH_CUDA_ARCH_LIST chooses the GPUs.
 """
 
 import glob
@@ -20,7 +21,7 @@ def asked(*names: str) -> bool:
 
 
 def cuda_toolkit() -> str | None:
-    """Folder of a CUDA toolkit of torch's major version; None if CUDA is not to be compiled; an error if it was asked for."""
+    """Folder of the CUDA toolkit to compile with, None for none; an error if CUDA was asked for and cannot be had."""
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
 
@@ -72,7 +73,7 @@ def get_extensions() -> tuple[list, dict]:
     flags, extension = {"cxx": HOST_FLAGS}, CppExtension
     if cuda_toolkit() is not None:
         set_architectures()
-        sources += sorted(glob.glob("csrc/cuda/*.cu"))
+        sources += sorted(glob.glob("csrc/cuda/*.cu") + glob.glob("csrc/cuda/*.cpp"))
         flags["nvcc"], extension = ["-O3", "-std=c++17"], CUDAExtension
     headers = sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/**/*.cuh", recursive=True))
     module = extension(

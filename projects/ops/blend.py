@@ -27,8 +27,8 @@ def blend(bases: Tensor, rois: Tensor, attn: Tensor, spatial_scale: float, outpu
         (N, R, R) mask logits in the type of `bases`.
 
     Raises:
-        ValueError, TypeError: an argument of a wrong shape, type or device, or an image index outside the batch (checked on
-            CPU; a GPU gives zeros).
+        ValueError, TypeError: an argument of a wrong shape, type or device, or an image index outside the batch
+            (checked on CPU; a GPU gives zeros).
     """
     if not has_compiled_ops(bases.device.type):
         return reference.blend(bases, rois, attn, spatial_scale, output_size)

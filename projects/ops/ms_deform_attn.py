@@ -36,7 +36,8 @@ def ms_deform_attn(
         (N, Q, M * D) in the type of `value`.
 
     Raises:
-        ValueError, TypeError: an argument of a wrong shape, type or device, or a level outside `value` (checked on CPU).
+        ValueError, TypeError: an argument of a wrong shape, type or device, or a level outside `value` (checked on
+            CPU; a GPU gives zeros).
     """
     args = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     if not has_compiled_ops(value.device.type):

@@ -1,4 +1,4 @@
-"""Plain PyTorch versions of the compiled operators, by their definitions: the fallback, and what the tests compare with.
+"""Plain PyTorch versions of the compiled operators, by their definitions: the fallback, and the oracle of the tests.
 
 They take the arguments of the public functions and accept everything that those accept; sums run in float32 for 16 bit.
 """
