@@ -11,7 +11,7 @@ PACKAGES := torch torchvision numpy scipy shapely pillow opencv-python-headless 
 UNPACKED := --no-deps --only-binary=:all: --python-version 3.10 --implementation cp --abi none --upgrade \
     --target $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") sal-detectron2 panopticapi-lite
 
-.PHONY: demo test lint model-zoo
+.PHONY: demo test lint cuda asan model-zoo
 
 demo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.make_demo
@@ -22,6 +22,14 @@ test: $(VENV)/.built
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Needs nvcc, but no GPU; does nothing if the sources are unchanged.
+cuda: $(VENV)/.packages
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python csrc/compile_cuda.py
+
+# The operators with hostile arguments under AddressSanitizer.
+asan: $(VENV)/.built
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python csrc/run_asan.py
 
 model-zoo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.list_models > MODEL_ZOO.md
@@ -41,7 +49,7 @@ $(VENV)/.packages: $(VENV)/.venv constraints.txt
 	@rm -f $(VENV)/lib/python*/site-packages/detectron2/_C*.so
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.packages setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
+$(VENV)/.built: $(VENV)/.packages setup.py pyproject.toml $(shell find csrc -type f ! -name '*.py')
 	@echo "Building the operators and installing pentamask in $(VENV)."
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
