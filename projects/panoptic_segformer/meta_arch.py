@@ -146,8 +146,11 @@ class PanopticSegFormer(nn.Module):
             or (1 + S, height, width), things first, if the dataset has one semantic label for all of them.
         """
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        # Images are padded to the largest of the batch only: padding lets a mask's border shift.
-        images = ImageList.from_tensors(images)
+        # None of the released backbones asks for padding: there it is to the largest image of the batch only.
+        backbone = self.backbone
+        images = ImageList.from_tensors(
+            images, backbone.size_divisibility, padding_constraints=backbone.padding_constraints
+        )
         memory, locations = self.encode(images)
         if self.training:
             return self._losses(batched_inputs, memory, locations)
