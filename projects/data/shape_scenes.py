@@ -14,7 +14,7 @@ STUFF_CLASSES = ["sky", "ground", "water"]
 
 _SHORT_SIDE = 128
 _LONG_SIDES = (128, 144, 160)
-_MAX_THINGS = 7
+_MAX_THINGS = 6
 _MIN_VISIBLE_PIXELS = 64
 _MIN_VISIBLE_SHARE = 0.3
 
@@ -37,7 +37,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw a landscape and up to seven things before it, each of which stays visible to at least a third.
+    """Draw a landscape and up to six things before it, each of which stays visible to at least a third.
 
     Args:
         rng: the source of every random choice; the same state gives the same scene.
@@ -54,8 +54,8 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         if not all(_is_visible(other, area) for other, area in zip(behind + [mask], areas + [int(mask.sum())])):
             continue
         classes, masks, areas = classes + [label], behind + [mask], areas + [int(mask.sum())]
-        image = np.where(mask[..., None], _draw_surface(rng, height, width), image)
-    image = image + rng.normal(0, rng.uniform(2, 8), image.shape)
+        image = np.where(mask[..., None], _draw_surface(rng, label, height, width), image)
+    image = image + rng.normal(0, rng.uniform(2, 6), image.shape)
     return Scene(np.clip(image, 0, 255).astype(np.uint8), stuff, classes, masks)
 
 
@@ -65,7 +65,7 @@ def _is_visible(mask: np.ndarray, full_area: int) -> bool:
 
 def _draw_mask(rng: np.random.Generator, name: str, height: int, width: int) -> np.ndarray:
     """A shape of random place, size, aspect ratio and rotation as a (H, W) bool mask; a part may leave the image."""
-    radius = np.exp(rng.uniform(np.log(12), np.log(36)))
+    radius = np.exp(rng.uniform(np.log(17), np.log(42)))
     stretch = np.exp(rng.uniform(-0.1, 0.1))
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -98,7 +98,7 @@ def _ngon(corners: int) -> np.ndarray:
 
 def _color(rng: np.random.Generator, hue: tuple[float, float], saturation: tuple[float, float]) -> np.ndarray:
     """A random RGB colour (3,) in 0-255 with hue and saturation (0-1) from the given ranges."""
-    rgb = colorsys.hsv_to_rgb(rng.uniform(*hue), rng.uniform(*saturation), rng.uniform(0.45, 1))
+    rgb = colorsys.hsv_to_rgb(rng.uniform(*hue) % 1, rng.uniform(*saturation), rng.uniform(0.45, 1))
     return 255 * np.array(rgb)
 
 
@@ -108,9 +108,13 @@ def _clouds(rng: np.random.Generator, height: int, width: int, cells: tuple[int,
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=float)[..., None] / 255
 
 
-def _draw_surface(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """What a thing is made of: a colour, plain, in stripes, checks or patches or shaded, (H, W, 3) in 0-255."""
-    base = _color(rng, (0, 1), (0.6, 1))
+def _draw_surface(rng: np.random.Generator, label: int, height: int, width: int) -> np.ndarray:
+    """What a thing is made of: a colour, plain, in stripes, checks or patches or shaded, (H, W, 3) in 0-255.
+
+    As in nature every class has hues that are usual for it, and that its neighbours have at times.
+    """
+    hue = label / len(THING_CLASSES) + rng.normal(0, 0.06)
+    base = _color(rng, (hue, hue), (0.6, 1))
     other = base * rng.uniform(0.55, 0.85)
     y, x = np.mgrid[:height, :width][..., None]
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 14)

@@ -17,7 +17,7 @@ from pentamask.engine.predictor import Predictor
 from pentamask.tools import train_net
 from pentamask.visualize.side_by_side import side_by_side
 
-_CONFIG = "shapes/BlendMask_R_18.yaml"
+_CONFIG = "shapes/BlendMask_R_50_thin.yaml"
 _NUM_IMAGES = 12
 
 

@@ -72,7 +72,7 @@ def test_a_box_outside_the_crop_goes_and_an_empty_mask_may_stay():
 
 
 def _mapped(name: str, flip: float) -> list[dict]:
-    cfg = model_zoo.get_config("shapes/PanopticSegFormer_R_18.yaml")
+    cfg = model_zoo.get_config("shapes/PanopticSegFormer_R_50_thin.yaml")
     cfg.DATASETS.TRAIN = (name,)
     mapper = MaskDatasetMapper(cfg)
     mapper.augmentations = T.AugmentationList([T.RandomFlip(prob=flip)])
@@ -95,7 +95,7 @@ def test_both_forms_agree(shapes, flip):
 
 
 def test_a_dataset_that_is_not_panoptic_is_named(shapes):
-    cfg = model_zoo.get_config("shapes/PanopticSegFormer_R_18.yaml")
+    cfg = model_zoo.get_config("shapes/PanopticSegFormer_R_50_thin.yaml")
     record = DatasetCatalog.get("shapes_train")[0]
     del record["annotations"]
     with pytest.raises(ValueError, match="neither panoptic segments nor annotations: DATASETS.TRAIN"):
@@ -103,7 +103,7 @@ def test_a_dataset_that_is_not_panoptic_is_named(shapes):
 
 
 def test_a_panoptic_file_of_another_size_is_named(shapes):
-    cfg = model_zoo.get_config("shapes/PanopticSegFormer_R_18.yaml")
+    cfg = model_zoo.get_config("shapes/PanopticSegFormer_R_50_thin.yaml")
     records = DatasetCatalog.get("shapes_train_panoptic")
     record = records[0] | {"height": None}
     mapper = MaskDatasetMapper(cfg)

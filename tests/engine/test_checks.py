@@ -38,7 +38,7 @@ def dataset(tmp_path):
         path.write_text(json.dumps(content | changes))
         register_coco_instances("user_data", {}, str(path), str(tmp_path / "images"))
         options = ["DATASETS.TRAIN", "('user_data',)", "INPUT.MASK_FORMAT", "polygon", "DATALOADER.NUM_WORKERS", "0"]
-        return load_config("configs/shapes/BlendMask_R_18.yaml", options)
+        return load_config("configs/shapes/BlendMask_R_50_thin.yaml", options)
 
     yield register
     DatasetCatalog.remove("user_data")
@@ -79,7 +79,7 @@ def test_a_file_cut_short_and_missing_files_are_named(dataset, tmp_path):
 
 def test_class_counts_of_the_panoptic_forms(shapes):
     options = ["MODEL.PANOPTIC_FPN.COMBINE.ENABLED", "True", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4"]
-    cfg = load_config("configs/shapes/BlendMask_R_18.yaml", options)
+    cfg = load_config("configs/shapes/BlendMask_R_50_thin.yaml", options)
     check_class_counts(cfg, ["shapes_val_panoptic_separated"])
     with pytest.raises(BadInput, match=r"3 stuff_classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 4"):
         check_class_counts(cfg, ["shapes_val_panoptic"])

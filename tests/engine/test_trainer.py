@@ -10,7 +10,7 @@ from pentamask.engine.trainer import Trainer
 
 def test_nan_loss_is_explained(shapes, tmp_path):
     options = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path), "SOLVER.IMS_PER_BATCH", "2"]
-    cfg = load_config("configs/shapes/BlendMask_R_18.yaml", [*options, "DATALOADER.NUM_WORKERS", "0"])
+    cfg = load_config("configs/shapes/BlendMask_R_50_thin.yaml", [*options, "DATALOADER.NUM_WORKERS", "0"])
     trainer = Trainer(cfg)
     with torch.no_grad():
         trainer.model.top_layer.bias.fill_(float("nan"))

@@ -11,7 +11,7 @@ from pentamask.engine.trainer import Trainer
 
 @pytest.fixture
 def cfg(shapes, tmp_path):
-    cfg = model_zoo.get_config("shapes/PanopticSegFormer_R_18.yaml")
+    cfg = model_zoo.get_config("shapes/PanopticSegFormer_R_50_thin.yaml")
     cfg.MODEL.DEVICE = "cpu"
     cfg.OUTPUT_DIR = str(tmp_path)
     cfg.DATALOADER.NUM_WORKERS = 0

@@ -8,7 +8,7 @@ import pentamask  # noqa: F401
 
 @pytest.fixture
 def tiny(shapes, tmp_path) -> list[str]:
-    """Options that shrink shapes/BlendMask_R_18.yaml to two iterations on tiny images; OUTPUT_DIR is temporary."""
+    """Options that shrink shapes/BlendMask_R_50_thin.yaml to two iterations on tiny images; OUTPUT_DIR is temporary."""
     torch.manual_seed(0)
     options = {
         "MODEL.DEVICE": "cpu",

@@ -17,7 +17,7 @@ from pentamask.engine.config import load_config
 from pentamask.engine.predictor import Predictor
 from pentamask.tools import demo
 
-CONFIG = "shapes/BlendMask_R_18.yaml"
+CONFIG = "shapes/BlendMask_R_50_thin.yaml"
 
 
 def _run(*words: str) -> None:
@@ -89,7 +89,7 @@ def test_video_keeps_its_size_and_number_of_frames(images, tiny, tmp_path):
 
 def test_the_threshold_is_on_the_final_score_of_every_model(images, tiny):
     image = cv2.imread(os.path.join(images, "000001.jpg"))
-    cfg = load_config("configs/shapes/BlendMask_R_18.yaml", tiny)
+    cfg = load_config("configs/shapes/BlendMask_R_50_thin.yaml", tiny)
     torch.manual_seed(0)
     scores = Predictor(cfg)(image)["instances"].scores
     middle = float(scores.median())

@@ -13,7 +13,7 @@ from detectron2.engine import default_argument_parser
 from pentamask.engine.checks import BadInput
 from pentamask.tools import train_net
 
-CONFIG = "configs/shapes/BlendMask_R_18.yaml"
+CONFIG = "configs/shapes/BlendMask_R_50_thin.yaml"
 
 
 def _run(*words: str) -> dict:
@@ -57,7 +57,7 @@ def test_panoptic_data_gets_all_three_evaluations(tiny):
 
 def test_a_model_zoo_name_and_the_script_in_the_checkout(tiny):
     """As a user would start it; bad input ends in one line and exit status 1."""
-    command = [sys.executable, "-m", "pentamask.tools.train_net", "--config-file", "shapes/BlendMask_R_18.yaml"]
+    command = [sys.executable, "-m", "pentamask.tools.train_net", "--config-file", "shapes/BlendMask_R_50_thin.yaml"]
     done = subprocess.run([*command, *tiny, "MODEL.FCOS.NUM_CLASSES", "7"], capture_output=True, text=True)
     assert done.returncode == 1
     last_line = done.stderr.strip().splitlines()[-1]

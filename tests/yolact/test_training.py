@@ -4,7 +4,7 @@ from pentamask.engine.trainer import Trainer
 
 def test_trains_with_the_augmentation_of_ssd_and_is_evaluated(shapes, tmp_path):
     """The recipe for the shapes data, and the released models' data pipeline, on a smaller image."""
-    cfg = model_zoo.get_config("shapes/YOLACT_R_18.yaml")
+    cfg = model_zoo.get_config("shapes/YOLACT_R_50_thin.yaml")
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.YOLACT.IMAGE_SIZE = 64
     cfg.INPUT.SSD_AUGMENTATION, cfg.INPUT.MIN_SIZE_TEST = True, 0
