@@ -3,14 +3,15 @@
 python benchmarks/panoptic_segformer.py [--config PanopticSegFormer/R_50_2x.yaml] [--size 800 1333] [--rounds 3]
 
 The second is what runs where the published CUDA operator is missing: one `grid_sample` per level, all samples stacked,
-weighted sum. Every measurement is a process of its own, the two take turns. Memory is the growth of the process's
-largest resident size during the forward pass.
+weighted sum. Every measurement is a process of its own, the two take turns. Times are seconds of the processor, which
+other programs disturb less than the clock; memory is the growth of the process during the forward pass (Linux).
 """
 
 import argparse
 import multiprocessing
 import resource
 import time
+from pathlib import Path
 from statistics import median
 from unittest import mock
 
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NAMES = ("pentamask.ops.ms_deform_attn", "grid_sample")
+STAGES = ("backbone", "encoder", "location_decoder", "thing_mask_decoder", "stuff_mask_decoder")
 
 
 def grid_sample_attention(
@@ -38,7 +40,7 @@ def grid_sample_attention(
 
 
 def measure(name: str, config: str, size: tuple[int, int], threads: int, results: multiprocessing.Queue) -> None:
-    """Put seconds of the forward pass, of its encoder, and MiB of memory into `results`."""
+    """Put the seconds of each stage, of the "forward" pass, and "MiB" of memory into `results`."""
     from detectron2.modeling import build_model
 
     from pentamask import model_zoo
@@ -50,20 +52,27 @@ def measure(name: str, config: str, size: tuple[int, int], threads: int, results
     torch.manual_seed(0)
     cfg = model_zoo.get_config(config)
     cfg.MODEL.DEVICE = "cpu"
+    # What the authors' code returns.
+    cfg.MODEL.PANOPTIC_SEGFORMER.TEST.SEMANTIC_ON = False
     model = build_model(cfg).eval()
     seconds: dict[str, float] = {}
-    model.encoder.register_forward_pre_hook(lambda *_: seconds.update(encoder=-time.perf_counter()))
-    model.encoder.register_forward_hook(lambda *_: seconds.update(encoder=seconds["encoder"] + time.perf_counter()))
+    for stage in STAGES:
+        add_timer(getattr(model, stage), stage, seconds)
+    add_timer(model, "forward", seconds)
     op = deformable_attention.ms_deform_attn if name == NAMES[0] else grid_sample_attention
     with torch.inference_mode(), mock.patch.object(deformable_attention, "ms_deform_attn", op):
         model([{"image": torch.zeros(3, 64, 64)}])
         image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        start = time.perf_counter()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
         model([{"image": image}])
-        total = time.perf_counter() - start
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    results.put((total, seconds["encoder"], memory))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    results.put(seconds | {"MiB": (peak - pages * resource.getpagesize()) / 2**20})
+
+
+def add_timer(module: torch.nn.Module, name: str, seconds: dict[str, float]) -> None:
+    """Make the last call of `module` write its processor time to `seconds`."""
+    module.register_forward_pre_hook(lambda *_: seconds.update({name: -time.process_time()}))
+    module.register_forward_hook(lambda *_: seconds.update({name: seconds[name] + time.process_time()}))
 
 
 def main() -> None:
@@ -71,11 +80,11 @@ def main() -> None:
     parser.add_argument("--config", default="PanopticSegFormer/R_50_2x.yaml")
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
 
     context = multiprocessing.get_context("spawn")
-    measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in NAMES}
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in NAMES}
     for _ in range(args.rounds):
         for name in NAMES:
             results = context.Queue()
@@ -84,12 +93,11 @@ def main() -> None:
             measured[name].append(results.get())
             process.join()
     print(f"{args.config}, {args.size[0]} x {args.size[1]}, CPU, {args.threads} threads, medians of {args.rounds}")
-    for name, rows in measured.items():
-        total, encoder, memory = (median(column) for column in zip(*rows))
-        print(f"{name:30s} forward {total:7.2f} s   of it encoder {encoder:7.2f} s   memory {memory:7.0f} MiB")
-    pairs = list(zip(*measured.values()))
-    ratios = [median(theirs[i] / ours[i] for ours, theirs in pairs) for i in range(3)]
-    print("grid_sample / pentamask: forward {:.2f}, encoder {:.2f}, memory {:.2f}".format(*ratios))
+    print(f"{'':20s}" + "".join(f"{name:>32s}" for name in (*NAMES, "grid_sample / pentamask")))
+    for row in (*STAGES, "forward", "MiB"):
+        ours, theirs = ([m[row] for m in measured[name]] for name in NAMES)
+        ratio = median(t / o for o, t in zip(ours, theirs))
+        print(f"{row:20s}{median(ours):32.2f}{median(theirs):32.2f}{ratio:32.2f}")
 
 
 if __name__ == "__main__":
