@@ -93,6 +93,8 @@ setup(
     version="0.1.0",
     description="BlendMask, CenterMask, YOLACT, Mask R-CNN and Panoptic SegFormer as Detectron2 plugins",
     python_requires=">=3.10",
+    # PyTorch, torchvision and Detectron2 are chosen by the user; `import pentamask` says how to get them.
+    install_requires=["scipy", "shapely"],
     package_dir={"pentamask": "projects", "pentamask.configs": "configs"},
     packages=[*PACKAGES, "pentamask.configs"],
     package_data={

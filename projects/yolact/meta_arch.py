@@ -135,11 +135,17 @@ class YOLACT(nn.Module):
         Returns:
             In training the losses of `YolactLoss`. In inference a dict per image with "instances" at output size,
             see `Postprocessor.instances`, without those whose box is empty.
+
+        Raises:
+            FloatingPointError: training has diverged.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images)
         predictions = self.predict(features)
         if self.training:
+            if not predictions.prototypes.isfinite().all():
+                # Else the mask loss complains about probabilities.
+                raise FloatingPointError("YOLACT's prototypes became infinite or NaN: lower SOLVER.BASE_LR.")
             semantic_logits = at_least_float32(self.semantic_seg_conv(next(iter(features.values()))))
             targets = [self._targets(x) for x in batched_inputs]
             # The mask loss takes probabilities, which autocast forbids.
