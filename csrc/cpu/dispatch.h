@@ -1,25 +1,42 @@
 // The hot loops exist once per instruction set; this table holds the set that was chosen for this machine.
 #pragma once
+#include <type_traits>
+
 #include "../kernels.h"
 
 namespace pentamask::cpu {
 
-// What the points of one head look at, one entry a point, padded with empty levels to a multiple of kGroup.
+// What the points of one head look at, one entry a point and in its number type, padded with empty levels by kGroup.
+// Tokens are counted in `Index`, which is as wide as T, so that vectors of both have the same lanes.
 constexpr int kGroup = 16;
-template <typename T>
+template <typename T, typename Index>
 struct PointLevels {
   const T *width, *height;
-  const int32_t *columns, *rows, *start;  // rows, columns: the same sizes as integers; start: first token
+  const Index *columns, *rows, *start;  // the same sizes as integers; first token of the level
+};
+template <typename T>
+using Levels = PointLevels<T, std::conditional_t<sizeof(T) == 8, int64_t, int32_t>>;
+
+// One head of one image: rows of `channels` numbers, `stride` apart, one a token; `zeros` is such a row for the pixels
+// outside, `trash` one that takes their gradients. grad_value is null where it is not asked for.
+template <typename T>
+struct HeadRows {
+  int64_t image, head;
+  const T* value;
+  T* grad_value;
+  int64_t stride;
+  const T* zeros;
+  T* trash;
 };
 
-// Which of the three gradients of deformable attention are written; a null pointer is not computed.
+// The gradient of the result, and where those of locations and weights go; null: not asked for.
 template <typename T>
 struct DeformAttnGrads {
   const T* out;
-  T *value, *locations, *weights;
+  T *locations, *weights;
 };
 
-// Ranges are over instances, rows of all images, RoIs, or (image, head, query) triples. Scratch is private to the call.
+// Ranges [begin, end) are over instances, rows of all images, RoIs, or queries. Scratch is private to the call.
 template <typename T>
 struct Kernels {
   void (*blend)(const BlendArgs<T>&, T* out, char* scratch, int64_t begin, int64_t end);
@@ -30,10 +47,9 @@ struct Kernels {
   void (*spatial_attention_grad)(
       const SpatialAttentionArgs<T>&, const T* grad_out, const T* gate, const int64_t* argmax, T* grad_input, T* grad_weight,
       char* scratch, int64_t begin, int64_t end);
-  void (*ms_deform_attn)(const DeformAttnArgs<T>&, const PointLevels<T>&, T* out, const T* zeros, int64_t begin, int64_t end);
+  void (*ms_deform_attn)(const DeformAttnArgs<T>&, const Levels<T>&, const HeadRows<T>&, T* out, int64_t begin, int64_t end);
   void (*ms_deform_attn_grad)(
-      const DeformAttnArgs<T>&, const PointLevels<T>&, const DeformAttnGrads<T>&, const T* zeros, T* trash,
-      int64_t first_point, int64_t last_point, int64_t begin, int64_t end);
+      const DeformAttnArgs<T>&, const Levels<T>&, const HeadRows<T>&, const DeformAttnGrads<T>&, int64_t first_point, int64_t last_point);
 };
 
 // Bytes of scratch for one call of the blend and spatial attention kernels.

@@ -1,5 +1,6 @@
 // Registration of deformable attention's CPU kernels, and their parallel loops.
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include <ATen/Parallel.h>
@@ -59,50 +60,155 @@ struct DeformAttnInputs {
 // The level of every point, padded for a group that starts at the last one.
 template <typename T>
 struct PointLevelTable {
+  using Index = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
   std::vector<T> width, height;
-  std::vector<int32_t> columns, rows, start;
+  std::vector<Index> columns, rows, start;
 
   explicit PointLevelTable(const DeformAttnArgs<T>& args) {
     const int64_t points = args.levels * args.points;
     for (int64_t point = 0; point < points + kGroup; ++point) {
       const int64_t level = point < points ? point / args.points : -1;
-      rows.push_back(level < 0 ? 0 : static_cast<int32_t>(args.spatial_shapes[2 * level]));
-      columns.push_back(level < 0 ? 0 : static_cast<int32_t>(args.spatial_shapes[2 * level + 1]));
-      start.push_back(level < 0 ? 0 : static_cast<int32_t>(args.level_start_index[level]));
+      rows.push_back(level < 0 ? 0 : static_cast<Index>(args.spatial_shapes[2 * level]));
+      columns.push_back(level < 0 ? 0 : static_cast<Index>(args.spatial_shapes[2 * level + 1]));
+      start.push_back(level < 0 ? 0 : static_cast<Index>(args.level_start_index[level]));
       height.push_back(rows.back());
       width.push_back(columns.back());
     }
   }
 
-  PointLevels<T> view() const {
+  Levels<T> view() const {
     return {width.data(), height.data(), columns.data(), rows.data(), start.data()};
   }
 };
+
+// Copies of heads, one after the other in memory: [slots, tokens, channels]. In `value` a head's rows are heads * channels
+// apart, so that they meet in few sets of the cache; many samples pay for putting them side by side.
+template <typename T>
+class PackedHeads {
+ public:
+  PackedHeads(const DeformAttnArgs<T>& args, int64_t slots, bool with_grad)
+      : args_(args), size_(args.tokens * args.channels), value_(new T[slots * size_]), grad_(with_grad ? new T[slots * size_] : nullptr) {}
+
+  // Whether each row is read often enough to pay for its copy.
+  static bool worth(const DeformAttnArgs<T>& args) {
+    return args.heads > 1 && args.queries * args.levels * args.points >= 4 * args.tokens;
+  }
+
+  T* value(int64_t slot) const {
+    return value_.get() + slot * size_;
+  }
+
+  T* grad(int64_t slot) const {
+    return grad_ ? grad_.get() + slot * size_ : nullptr;
+  }
+
+  // Heads [first, first + slots) into the slots, and their gradients to zero.
+  void load(int64_t first, int64_t slots) const {
+    at::parallel_for(0, slots * args_.tokens, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const T* from = args_.value + row_of(first + i / args_.tokens, i % args_.tokens);
+        std::copy(from, from + args_.channels, value_.get() + i * args_.channels);
+        if (grad_) {
+          std::fill_n(grad_.get() + i * args_.channels, args_.channels, T(0));
+        }
+      }
+    });
+  }
+
+  void store_grad(int64_t first, int64_t slots, T* to) const {
+    at::parallel_for(0, slots * args_.tokens, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const T* from = grad_.get() + i * args_.channels;
+        std::copy(from, from + args_.channels, to + row_of(first + i / args_.tokens, i % args_.tokens));
+      }
+    });
+  }
+
+ private:
+  int64_t row_of(int64_t pair, int64_t token) const {
+    return ((pair / args_.heads * args_.tokens + token) * args_.heads + pair % args_.heads) * args_.channels;
+  }
+
+  const DeformAttnArgs<T>& args_;
+  int64_t size_;
+  std::unique_ptr<T[]> value_, grad_;  // uninitialised, so that the first touch is the parallel one
+};
+
+// The rows of a head where they lie in `value` and in its gradient.
+template <typename T>
+HeadRows<T> strided_head(const DeformAttnArgs<T>& args, int64_t pair, T* grad_value, const T* zeros) {
+  const int64_t image = pair / args.heads, head = pair % args.heads;
+  const int64_t offset = (image * args.tokens * args.heads + head) * args.channels;
+  return {image, head, args.value + offset, grad_value ? grad_value + offset : nullptr, args.heads * args.channels, zeros, nullptr};
+}
 
 template <typename T>
 void run(const DeformAttnArgs<T>& args, T* out) {
   const PointLevelTable<T> table(args);
   const std::vector<T> zeros(args.channels);
-  at::parallel_for(0, args.batch * args.heads * args.queries, kGrain, [&](int64_t begin, int64_t end) {
-    kernels<T>().ms_deform_attn(args, table.view(), out, zeros.data(), begin, end);
-  });
+  const int64_t pairs = args.batch * args.heads;
+  const auto attend = [&](const HeadRows<T>& head, int64_t begin, int64_t end) {
+    kernels<T>().ms_deform_attn(args, table.view(), head, out, begin, end);
+  };
+  if (!PackedHeads<T>::worth(args)) {
+    at::parallel_for(0, pairs * args.queries, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t next; begin < end; begin = next) {
+        const int64_t pair = begin / args.queries, first = pair * args.queries;
+        next = std::min(end, first + args.queries);
+        attend(strided_head<T>(args, pair, nullptr, zeros.data()), begin - first, next - first);
+      }
+    });
+    return;
+  }
+  const PackedHeads<T> packed(args, 1, false);
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    packed.load(pair, 1);
+    at::parallel_for(0, args.queries, kGrain, [&](int64_t begin, int64_t end) {
+      attend({pair / args.heads, pair % args.heads, packed.value(0), nullptr, args.channels, zeros.data(), nullptr}, begin, end);
+    });
+  }
 }
 
-// One owner for each image and head, or, with more threads than those, for each of their levels as well.
+// Every level of every (image, head) pair has one owner, so no sum depends on the number of threads.
 template <typename T>
-void run_backward(const DeformAttnArgs<T>& args, const DeformAttnGrads<T>& grads) {
+void run_backward(const DeformAttnArgs<T>& args, const DeformAttnGrads<T>& grads, T* grad_value) {
   const PointLevelTable<T> table(args);
   const std::vector<T> zeros(args.channels);
-  const int64_t pairs = args.batch * args.heads, points = args.levels * args.points;
-  const int64_t parts = pairs < at::get_num_threads() ? args.levels : 1, step = points / parts;
-  at::parallel_for(0, pairs * parts, 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> trash(args.channels);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t pair = task / parts, first = task % parts * step;
-      kernels<T>().ms_deform_attn_grad(
-          args, table.view(), grads, zeros.data(), trash.data(), first, first + step, pair, pair + 1);
+  const int64_t pairs = args.batch * args.heads, threads = at::get_num_threads();
+  // Levels [begin, end) of the pairs from `first` on; a thread takes neighbouring levels of a pair together.
+  const auto spread = [&](int64_t count, const auto& head_of) {
+    at::parallel_for(0, count * args.levels, 1, [&](int64_t begin, int64_t end) {
+      std::vector<T> trash(args.channels);
+      for (int64_t next; begin < end; begin = next) {
+        const int64_t pair = begin / args.levels, first = pair * args.levels;
+        next = std::min(end, first + args.levels);
+        HeadRows<T> head = head_of(pair);
+        head.trash = trash.data();
+        kernels<T>().ms_deform_attn_grad(
+            args, table.view(), head, grads, (begin - first) * args.points, (next - first) * args.points);
+      }
+    });
+  };
+  if (!PackedHeads<T>::worth(args)) {
+    spread(pairs, [&](int64_t pair) { return strided_head(args, pair, grad_value, zeros.data()); });
+    return;
+  }
+  int64_t slots = 1;  // pairs at a time: as few as keep all threads equally busy
+  while (slots < pairs && slots * args.levels % threads != 0) {
+    ++slots;
+  }
+  const PackedHeads<T> packed(args, slots, grad_value != nullptr);
+  for (int64_t first = 0; first < pairs; first += slots) {
+    const int64_t count = std::min(slots, pairs - first);
+    packed.load(first, count);
+    spread(count, [&](int64_t slot) {
+      const int64_t pair = first + slot;
+      return HeadRows<T>{pair / args.heads, pair % args.heads, packed.value(slot), packed.grad(slot), args.channels, zeros.data(), nullptr};
+    });
+    if (grad_value != nullptr) {
+      packed.store_grad(first, count, grad_value);
     }
-  });
+  }
 }
 
 Tensor ms_deform_attn(
@@ -133,19 +239,26 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
     return nothing ? at::zeros(wanted ? like.sizes() : at::IntArrayRef{0}, options)
                    : at::empty(wanted ? like.sizes() : at::IntArrayRef{0}, options);
   };
-  Tensor grad_value = at::zeros(value_grad ? value.sizes() : at::IntArrayRef{0}, options);
+  Tensor grad_value = at::empty({0}, options);
   Tensor grad_locations = make(locations_grad, sampling_locations), grad_weights = make(weights_grad, attention_weights);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
+    const auto args = inputs.args<T>();
+    if (value_grad) {  // packed heads write every row
+      grad_value = !nothing && PackedHeads<T>::worth(args) ? at::empty(value.sizes(), options) : at::zeros(value.sizes(), options);
+    }
+    if (nothing) {
+      return;
+    }
     run_backward<T>(
-        inputs.args<T>(),
-        {grad.const_data_ptr<T>(), value_grad ? grad_value.mutable_data_ptr<T>() : nullptr,
-         locations_grad ? grad_locations.mutable_data_ptr<T>() : nullptr,
-         weights_grad ? grad_weights.mutable_data_ptr<T>() : nullptr});
+        args,
+        {grad.const_data_ptr<T>(), locations_grad ? grad_locations.mutable_data_ptr<T>() : nullptr,
+         weights_grad ? grad_weights.mutable_data_ptr<T>() : nullptr},
+        value_grad ? grad_value.mutable_data_ptr<T>() : nullptr);
   };
-  if (!nothing && options.dtype() == at::kDouble) {
+  if (options.dtype() == at::kDouble) {
     run(double{});
-  } else if (!nothing) {
+  } else {
     run(float{});
   }
   return {grad_value.to(value.scalar_type()), grad_locations.to(sampling_locations.scalar_type()),

@@ -11,80 +11,117 @@ template <typename T>
 struct alignas(64) Corners {
   T weight[4][kGroup];  // attention times the bilinear weight
   T dx[kGroup], dy[kGroup], attention[kGroup];
-  int32_t inside[kGroup];
-  int32_t token[4][kGroup];  // -1 for a pixel outside the level
-  const T* row[4][kGroup];   // channels of the corner, zeros for a pixel outside
+  Lane<T> inside[kGroup];    // all bits where the sample touches its level, else 0
+  Lane<T> token[4][kGroup];  // -1 for a pixel outside the level
 };
+
+// The rows that a group reads: corner c of point i stands at c * points + i. The list ends in kGroup rows of zeros, so it
+// may be read in whole vectors.
+template <typename T>
+struct alignas(64) Rows {
+  int count;
+  const T* row[5 * kGroup];
+  T weight[5 * kGroup];
+};
+
+// One axis of W samples: the pixel centres lie at integers. A NaN, infinite or far location touches nothing, and is
+// replaced before it would be converted to an integer.
+template <typename T, int W>
+struct AxisLanes {
+  Vector<T, W> fraction;
+  Vector<Lane<T>, W> low, touches;
+
+  PENTAMASK_INLINE AxisLanes of(Vector<T, W> location, Vector<T, W> size) {
+    typedef Vector<T, W> V;
+    typedef Vector<Lane<T>, W> I;
+    const V coordinate = location * size - T(0.5);
+    const I touches = (coordinate > T(-1)) & (coordinate < size);
+    const V safe = touches ? coordinate : V{};
+    I low = __builtin_convertvector(safe, I);
+    low += __builtin_convertvector(low, V) > safe;  // towards zero becomes downwards: a true lane is -1
+    return {safe - __builtin_convertvector(low, V), low, touches};
+  }
+};
+
+template <typename T, int W>
+PENTAMASK_INLINE void locate_lanes(const T* locations, const T* weights, const Levels<T>& levels, int64_t first, int at, Corners<T>& to) {
+  typedef Vector<T, W> V;
+  typedef Vector<Lane<T>, W> I;
+  const V ahead = load<T, W>(locations + 2 * at), behind = load<T, W>(locations + 2 * at + W);
+  const auto x = AxisLanes<T, W>::of(even_lanes<T, W>(ahead, behind), load<T, W>(levels.width + first + at));
+  const auto y = AxisLanes<T, W>::of(odd_lanes<T, W>(ahead, behind), load<T, W>(levels.height + first + at));
+  const I columns = load<Lane<T>, W>(levels.columns + first + at), rows = load<Lane<T>, W>(levels.rows + first + at);
+  const I inside = x.touches & y.touches;
+  const V attention = inside ? load<T, W>(weights + at) : V{};
+  const V dx = x.fraction, dy = y.fraction, top_weight = attention * (T(1) - dy), bottom_weight = attention * dy;
+  store<T, W>(to.dx + at, dx);
+  store<T, W>(to.dy + at, dy);
+  store<T, W>(to.attention + at, attention);
+  store<Lane<T>, W>(to.inside + at, inside);
+  store<T, W>(to.weight[0] + at, top_weight * (T(1) - dx));
+  store<T, W>(to.weight[1] + at, top_weight * dx);
+  store<T, W>(to.weight[2] + at, bottom_weight * (T(1) - dx));
+  store<T, W>(to.weight[3] + at, bottom_weight * dx);
+  const I left = inside & (x.low >= 0), right = inside & (x.low + 1 < columns);
+  const I top = y.low >= 0, bottom = y.low + 1 < rows;
+  const I token = load<Lane<T>, W>(levels.start + first + at) + y.low * columns + x.low;
+  store<Lane<T>, W>(to.token[0] + at, token | ~(left & top));
+  store<Lane<T>, W>(to.token[1] + at, (token + 1) | ~(right & top));
+  store<Lane<T>, W>(to.token[2] + at, (token + columns) | ~(left & bottom));
+  store<Lane<T>, W>(to.token[3] + at, (token + columns + 1) | ~(right & bottom));
+}
 
 // Reads `count` points from `locations` and `weights`; the rest of the group looks at nothing.
 template <typename T>
 PENTAMASK_INLINE void locate(
-    const T* __restrict locations, const T* __restrict weights, const PointLevels<T>& levels, int64_t first, int count,
-    Corners<T>& corners) {
-  alignas(64) T x[kGroup], y[kGroup], attention[kGroup];
-  if (count == kGroup) {
-    for (int i = 0; i < kGroup; ++i) {
-      x[i] = locations[2 * i];
-      y[i] = locations[2 * i + 1];
-      attention[i] = weights[i];
-    }
-  } else {
-    for (int i = 0; i < kGroup; ++i) {
-      x[i] = i < count ? locations[2 * i] : T(-8);
-      y[i] = i < count ? locations[2 * i + 1] : T(-8);
-      attention[i] = i < count ? weights[i] : T(0);
-    }
+    const T* locations, const T* weights, const Levels<T>& levels, int64_t first, int count, Corners<T>& corners) {
+  alignas(64) T padded_locations[2 * kGroup], padded_weights[kGroup];
+  if (count < kGroup) {
+    fill(padded_locations, 2 * kGroup, T(-8));
+    fill(padded_weights, kGroup, T(0));
+    __builtin_memcpy(padded_locations, locations, 2 * count * sizeof(T));
+    __builtin_memcpy(padded_weights, weights, count * sizeof(T));
+    locations = padded_locations;
+    weights = padded_weights;
   }
-  const T *__restrict width = levels.width + first, *__restrict height = levels.height + first;
-  const int32_t *__restrict columns = levels.columns + first, *__restrict rows = levels.rows + first,
-                *__restrict start = levels.start + first;
-  for (int i = 0; i < kGroup; ++i) {
-    const AxisSample<T> sx = zero_padded_sample(x[i], width[i]), sy = zero_padded_sample(y[i], height[i]);
-    const bool inside = sx.inside & sy.inside;
-    const T a = inside ? attention[i] : T(0), dx = sx.fraction, dy = sy.fraction;
-    corners.dx[i] = dx;
-    corners.dy[i] = dy;
-    corners.attention[i] = a;
-    corners.inside[i] = inside;
-    corners.weight[0][i] = a * (T(1) - dy) * (T(1) - dx);
-    corners.weight[1][i] = a * (T(1) - dy) * dx;
-    corners.weight[2][i] = a * dy * (T(1) - dx);
-    corners.weight[3][i] = a * dy * dx;
-    const bool left = inside & (sx.low >= 0), right = inside & (sx.high < columns[i]);
-    const bool top = sy.low >= 0, bottom = sy.high < rows[i];
-    const int32_t token = start[i] + sy.low * columns[i] + sx.low;
-    corners.token[0][i] = left & top ? token : -1;
-    corners.token[1][i] = right & top ? token + 1 : -1;
-    corners.token[2][i] = left & bottom ? token + columns[i] : -1;
-    corners.token[3][i] = right & bottom ? token + columns[i] + 1 : -1;
+  for (int at = 0; at < kGroup; at += kWidth<T>) {
+    locate_lanes<T, kWidth<T>>(locations, weights, levels, first, at, corners);
   }
 }
 
 template <typename T>
-PENTAMASK_INLINE void address(const T* head, int64_t stride, const T* zeros, Corners<T>& corners) {
-  for (int c = 0; c < 4; ++c) {
+PENTAMASK_INLINE void list_rows(const Corners<T>& corners, int points, const T* head, int64_t stride, const T* zeros, Rows<T>& rows) {
+  rows.count = 4 * points;
+  for (int c = 0; c < 4; ++c) {  // whole groups: what a corner writes too much is overwritten by the next
+    const T** row = rows.row + c * points;
+    T* weight = rows.weight + c * points;
     for (int i = 0; i < kGroup; ++i) {
       const int64_t token = corners.token[c][i];
-      corners.row[c][i] = token < 0 ? zeros : head + token * stride;
+      row[i] = token < 0 ? zeros : head + token * stride;
+      weight[i] = corners.weight[c][i];
     }
+  }
+  for (int i = 0; i < kGroup; ++i) {
+    rows.row[rows.count + i] = zeros;
+    rows.weight[rows.count + i] = T(0);
   }
 }
 
 // out[0 .. N * W) (+)= the weighted rows of the group.
 template <typename T, int W, int N>
-PENTAMASK_INLINE void sum_rows(const Corners<T>& corners, int count, int64_t channel, bool first, T* out) {
+PENTAMASK_INLINE void sum_rows(const Rows<T>& rows, int64_t channel, bool first, T* out) {
   Vector<T, W> sum[2][N];
   for (int n = 0; n < N; ++n) {
     sum[0][n] = first ? Vector<T, W>{} : load<T, W>(out + channel + n * W);
     sum[1][n] = Vector<T, W>{};
   }
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < rows.count; i += 4) {
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
-      const T* row = corners.row[c][i] + channel;
-#pragma GCC unroll 8
+      const T* row = rows.row[i + c] + channel;
+#pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
-        sum[c & 1][n] += corners.weight[c][i] * load<T, W>(row + n * W);
+        sum[c & 1][n] += rows.weight[i + c] * load<T, W>(row + n * W);
       }
     }
   }
@@ -95,57 +132,52 @@ PENTAMASK_INLINE void sum_rows(const Corners<T>& corners, int count, int64_t cha
 
 // All channels from `channel` on, by the widest pieces that fit.
 template <typename T, int W>
-PENTAMASK_INLINE void sum_channels(const Corners<T>& corners, int count, int64_t channel, int64_t channels, bool first, T* out) {
+PENTAMASK_INLINE void sum_channels(const Rows<T>& rows, int64_t channel, int64_t channels, bool first, T* out) {
+  if constexpr (W * sizeof(T) <= 32) {
+    for (; channel + 4 * W <= channels; channel += 4 * W) {
+      sum_rows<T, W, 4>(rows, channel, first, out);
+    }
+  }
   for (; channel + 2 * W <= channels; channel += 2 * W) {
-    sum_rows<T, W, 2>(corners, count, channel, first, out);
+    sum_rows<T, W, 2>(rows, channel, first, out);
   }
   for (; channel + W <= channels; channel += W) {
-    sum_rows<T, W, 1>(corners, count, channel, first, out);
+    sum_rows<T, W, 1>(rows, channel, first, out);
   }
   if constexpr (W > 1) {
-    sum_channels<T, W / 2>(corners, count, channel, channels, first, out);
+    sum_channels<T, W / 2>(rows, channel, channels, first, out);
   }
 }
 
-// out [batch, queries, heads, channels] for the (image, head, query) triples [begin, end), query fastest: one head's
-// levels stay in the cache while neighbouring queries look around neighbouring places.
+// out [batch, queries, heads, channels] for the queries [begin, end) of one head.
 template <typename T>
 void ms_deform_attn(
-    const DeformAttnArgs<T>& args, const PointLevels<T>& levels, T* out, const T* zeros, int64_t begin, int64_t end) {
-  const int64_t points = args.levels * args.points, stride = args.heads * args.channels;
+    const DeformAttnArgs<T>& args, const Levels<T>& levels, const HeadRows<T>& head, T* out, int64_t begin, int64_t end) {
+  const int64_t points = args.levels * args.points;
   Corners<T> corners;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t query = item % args.queries, head = item / args.queries % args.heads, image = item / args.queries / args.heads;
-    const int64_t place = (image * args.queries + query) * args.heads + head;
-    const T* rows = args.value + (image * args.tokens * args.heads + head) * args.channels;
-    T* target = out + place * args.channels;
+  Rows<T> rows;
+  for (int64_t query = begin; query < end; ++query) {
+    const int64_t place = (head.image * args.queries + query) * args.heads + head.head;
     for (int64_t first = 0; first < points; first += kGroup) {
       const int count = static_cast<int>(points - first < kGroup ? points - first : kGroup);
       const int64_t point = place * points + first;
       locate(args.locations + 2 * point, args.weights + point, levels, first, count, corners);
-      address(rows, stride, zeros, corners);
-      sum_channels<T, kWidth<T>>(corners, count, 0, args.channels, first == 0, target);
+      list_rows(corners, count, head.value, head.stride, head.zeros, rows);
+      sum_channels<T, kWidth<T>>(rows, 0, args.channels, first == 0, out + place * args.channels);
     }
   }
 }
 
-// lanes [0, W) of the result: the sum of each of the W vectors; a tree of log2(W) levels.
+// Lane i of the result is the sum of the lanes of parts[i]: a tree of log2(W) levels.
 template <typename T, int W>
 PENTAMASK_INLINE Vector<T, W> reduce(Vector<T, W>* parts) {
   if constexpr (W > 1) {
-    typedef Vector<T, W> V;
-    typedef decltype(V{} < V{}) Lanes;
-    Lanes even, odd;
-    for (int i = 0; i < W; ++i) {  // lanes 0, 2, 4, ... of both; lanes 1, 3, 5, ... of both
-      even[i] = 2 * i;
-      odd[i] = 2 * i + 1;
-    }
 #pragma GCC unroll 8
     for (int left = W / 2; left >= 1; left /= 2) {
 #pragma GCC unroll 8
       for (int i = 0; i < left; ++i) {
-        const V a = parts[2 * i], b = parts[2 * i + 1];
-        parts[i] = __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+        const Vector<T, W> a = parts[2 * i], b = parts[2 * i + 1];
+        parts[i] = even_lanes<T, W>(a, b) + odd_lanes<T, W>(a, b);
       }
     }
   }
@@ -155,102 +187,107 @@ PENTAMASK_INLINE Vector<T, W> reduce(Vector<T, W>* parts) {
 // What the backward pass of one query and head works on. `to_grad`: distance from a row of value to its gradient's row.
 template <typename T>
 struct RowGrads {
-  const T *out, *zeros;
+  const T *zeros, *out;
   T* trash;
   int64_t to_grad;
   bool scatter, dot;
-  alignas(64) T dots[4][kGroup] = {};  // the result's gradient times each corner's row
+  alignas(64) T dots[5 * kGroup] = {};  // the result's gradient times each row
 };
 
-// One corner of W points: adds weight * grad to their rows, and grad * row to the dots.
+// W rows: adds weight * grad to their gradients, and grad * row to the dots.
 template <typename T, int W, int N>
-PENTAMASK_INLINE void spread_rows(const Corners<T>& corners, int c, int first, int64_t channel, RowGrads<T>& grads) {
+PENTAMASK_INLINE void spread_rows(const Rows<T>& rows, int first, int64_t channel, RowGrads<T>& grads) {
   Vector<T, W> grad[N], parts[W];
   for (int n = 0; n < N; ++n) {
     grad[n] = load<T, W>(grads.out + channel + n * W);
   }
   if (grads.scatter) {
+#pragma GCC unroll 4
     for (int i = 0; i < W; ++i) {
-      const T* row = corners.row[c][first + i];
+      const T* row = rows.row[first + i];
       T* to = (row == grads.zeros ? grads.trash : const_cast<T*>(row) + grads.to_grad) + channel;
       for (int n = 0; n < N; ++n) {
-        store<T, W>(to + n * W, load<T, W>(to + n * W) + corners.weight[c][first + i] * grad[n]);
+        store<T, W>(to + n * W, load<T, W>(to + n * W) + rows.weight[first + i] * grad[n]);
       }
     }
   }
   if (grads.dot) {
 #pragma GCC unroll 16
     for (int i = 0; i < W; ++i) {
-      const T* row = corners.row[c][first + i] + channel;
+      const T* row = rows.row[first + i] + channel;
       parts[i] = grad[0] * load<T, W>(row);
       for (int n = 1; n < N; ++n) {
         parts[i] += grad[n] * load<T, W>(row + n * W);
       }
     }
-    T* dots = grads.dots[c] + first;
+    T* dots = grads.dots + first;
     store<T, W>(dots, load<T, W>(dots) + reduce<T, W>(parts));
   }
 }
 
 template <typename T, int W>
-PENTAMASK_INLINE void spread_channels(const Corners<T>& corners, int count, int64_t channel, int64_t channels, RowGrads<T>& grads) {
-  for (; channel + 2 * W <= channels; channel += 2 * W) {
-    for (int first = 0; first < count; first += W) {
-      for (int c = 0; c < 4; ++c) {
-        spread_rows<T, W, 2>(corners, c, first, channel, grads);
+PENTAMASK_INLINE void spread_channels(const Rows<T>& rows, int64_t channel, int64_t channels, RowGrads<T>& grads) {
+  if constexpr (W * sizeof(T) <= 32) {
+    for (; channel + 4 * W <= channels; channel += 4 * W) {
+      for (int first = 0; first < rows.count; first += W) {
+        spread_rows<T, W, 4>(rows, first, channel, grads);
       }
+    }
+  }
+  for (; channel + 2 * W <= channels; channel += 2 * W) {
+    for (int first = 0; first < rows.count; first += W) {
+      spread_rows<T, W, 2>(rows, first, channel, grads);
     }
   }
   for (; channel + W <= channels; channel += W) {
-    for (int first = 0; first < count; first += W) {
-      for (int c = 0; c < 4; ++c) {
-        spread_rows<T, W, 1>(corners, c, first, channel, grads);
-      }
+    for (int first = 0; first < rows.count; first += W) {
+      spread_rows<T, W, 1>(rows, first, channel, grads);
     }
   }
   if constexpr (W > 1) {
-    spread_channels<T, W / 2>(corners, count, channel, channels, grads);
+    spread_channels<T, W / 2>(rows, channel, channels, grads);
   }
 }
 
 // The gradients of attention and location of a group, from the four dot products of each point.
 template <typename T>
 PENTAMASK_INLINE void point_grads(
-    const Corners<T>& corners, const T (&dots)[4][kGroup], const T* width, const T* height, T* attention, T (*location)[2]) {
+    const Corners<T>& corners, const T* dots, int points, const T* width, const T* height, T* attention, T (*location)[2]) {
+  const T *d00 = dots, *d01 = dots + points, *d10 = dots + 2 * points, *d11 = dots + 3 * points;
   for (int i = 0; i < kGroup; ++i) {
     const T dx = corners.dx[i], dy = corners.dy[i], a = corners.attention[i];
-    const T top = dots[0][i] + dx * (dots[1][i] - dots[0][i]), bottom = dots[2][i] + dx * (dots[3][i] - dots[2][i]);
-    const T along_x = (dots[1][i] - dots[0][i]) * (T(1) - dy) + (dots[3][i] - dots[2][i]) * dy;
-    const bool inside = corners.inside[i];
+    const T top = d00[i] + dx * (d01[i] - d00[i]), bottom = d10[i] + dx * (d11[i] - d10[i]);
+    const T along_x = (d01[i] - d00[i]) * (T(1) - dy) + (d11[i] - d10[i]) * dy;
+    const bool inside = corners.inside[i] != 0;
     attention[i] = inside ? top + dy * (bottom - top) : T(0);
     location[i][0] = inside ? a * width[i] * along_x : T(0);
     location[i][1] = inside ? a * height[i] * (bottom - top) : T(0);
   }
 }
 
-// Gradients for the points [first_point, last_point) of the (image, head) pairs [begin, end). A pair owns its part of
-// grad_value, and so do whole levels of a pair; queries are added in order.
+// Gradients for the points [first_point, last_point) of all queries of one head. The head's part of grad_value, and each
+// level of it, has one owner that adds the queries in order.
 template <typename T>
 void ms_deform_attn_grad(
-    const DeformAttnArgs<T>& args, const PointLevels<T>& levels, const cpu::DeformAttnGrads<T>& out, const T* zeros, T* trash,
-    int64_t first_point, int64_t last_point, int64_t begin, int64_t end) {
-  const int64_t points = args.levels * args.points, stride = args.heads * args.channels;
+    const DeformAttnArgs<T>& args, const Levels<T>& levels, const HeadRows<T>& head, const cpu::DeformAttnGrads<T>& out,
+    int64_t first_point, int64_t last_point) {
+  const int64_t points = args.levels * args.points;
   Corners<T> corners;
-  RowGrads<T> grads{nullptr, zeros, trash, out.value - args.value, out.value != nullptr, out.weights || out.locations};
+  Rows<T> rows;
+  RowGrads<T> grads{
+      head.zeros, nullptr, head.trash, head.grad_value - head.value, head.grad_value != nullptr, out.weights || out.locations};
   alignas(64) T attention[kGroup], location[kGroup][2];
-  for (int64_t item = begin * args.queries; item < end * args.queries; ++item) {
-    const int64_t query = item % args.queries, head = item / args.queries % args.heads, image = item / args.queries / args.heads;
-    const int64_t place = (image * args.queries + query) * args.heads + head;
-    const T* rows = args.value + (image * args.tokens * args.heads + head) * args.channels;
+  for (int64_t query = 0; query < args.queries; ++query) {
+    const int64_t place = (head.image * args.queries + query) * args.heads + head.head;
     grads.out = out.out + place * args.channels;
     for (int64_t first = first_point; first < last_point; first += kGroup) {
       const int count = static_cast<int>(last_point - first < kGroup ? last_point - first : kGroup);
       const int64_t point = place * points + first;
       locate(args.locations + 2 * point, args.weights + point, levels, first, count, corners);
-      address(rows, stride, zeros, corners);
-      fill(grads.dots[0], 4 * kGroup, T(0));
-      spread_channels<T, kWidth<T>>(corners, count, 0, args.channels, grads);
-      point_grads(corners, grads.dots, levels.width + first, levels.height + first, attention, location);
+      list_rows(corners, count, head.value, head.stride, head.zeros, rows);
+      fill(grads.dots, 5 * kGroup, T(0));
+      spread_channels<T, kWidth<T>>(rows, 0, args.channels, grads);
+      point_grads(corners, grads.dots, count, levels.width + first, levels.height + first, attention, location);
       if (out.weights) {
         __builtin_memcpy(out.weights + point, attention, count * sizeof(T));
       }

@@ -10,7 +10,8 @@ namespace pentamask {
 namespace PENTAMASK_ISA {
 
 using cpu::kGroup;
-using cpu::PointLevels;
+using cpu::HeadRows;
+using cpu::Levels;
 
 // W lanes of T. The compiler's vector type, loadable from any address; W = 1 is the plain number.
 template <typename T, int W>
@@ -37,6 +38,37 @@ PENTAMASK_INLINE Vector<T, W> load(const T* from) {
 template <typename T, int W>
 PENTAMASK_INLINE void store(T* to, Vector<T, W> from) {
   __builtin_memcpy(to, &from, sizeof(from));
+}
+
+// The signed integer as wide as T, so that comparisons of T and of integers mask each other.
+template <typename T>
+struct LaneOf {
+  typedef int32_t type;
+};
+template <>
+struct LaneOf<double> {
+  typedef int64_t type;
+};
+template <typename T>
+using Lane = typename LaneOf<T>::type;
+
+// Lanes 0, 2, 4, ... of a followed by b, and lanes 1, 3, 5, ...
+template <typename T, int W>
+PENTAMASK_INLINE Vector<T, W> even_lanes(Vector<T, W> a, Vector<T, W> b) {
+  Vector<Lane<T>, W> lanes;
+  for (int i = 0; i < W; ++i) {
+    lanes[i] = 2 * i;
+  }
+  return __builtin_shuffle(a, b, lanes);
+}
+
+template <typename T, int W>
+PENTAMASK_INLINE Vector<T, W> odd_lanes(Vector<T, W> a, Vector<T, W> b) {
+  Vector<Lane<T>, W> lanes;
+  for (int i = 0; i < W; ++i) {
+    lanes[i] = 2 * i + 1;
+  }
+  return __builtin_shuffle(a, b, lanes);
 }
 
 // Hands out aligned pieces of a scratch buffer.
