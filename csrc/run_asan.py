@@ -1,7 +1,7 @@
 """Run the CPU kernels over hostile inputs under AddressSanitizer: `make asan`.
 
-Builds the extension with the sanitizer into build/asan (the installed one stays) and runs tests/ops/hostile.py with it, at
-every instruction set that this processor has. The sanitizer's run-time library must be loaded before Python.
+Builds the extension with the sanitizer into build/asan (the installed one stays) and runs tests/ops/hostile.py with it,
+at every instruction set. The sanitizer's run-time library must be loaded before Python.
 """
 
 import os

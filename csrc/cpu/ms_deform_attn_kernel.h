@@ -265,6 +265,16 @@ PENTAMASK_INLINE void point_grads(
   }
 }
 
+// Where the group that starts at `first` ends. Unless all points of a query fit into one group, a group stays inside its
+// level: the order in which a row's gradients are added is then the same whether or not the levels are shared out.
+PENTAMASK_INLINE int64_t group_end(int64_t first, int64_t last, int64_t points, int64_t points_per_level) {
+  if (points <= kGroup) {
+    return last;
+  }
+  const int64_t level_end = (first / points_per_level + 1) * points_per_level, end = level_end < last ? level_end : last;
+  return end < first + kGroup ? end : first + kGroup;
+}
+
 // Gradients for the points [first_point, last_point) of all queries of one head. The head's part of grad_value, and each
 // level of it, has one owner that adds the queries in order.
 template <typename T>
@@ -280,8 +290,9 @@ void ms_deform_attn_grad(
   for (int64_t query = 0; query < args.queries; ++query) {
     const int64_t place = (head.image * args.queries + query) * args.heads + head.head;
     grads.out = out.out + place * args.channels;
-    for (int64_t first = first_point; first < last_point; first += kGroup) {
-      const int count = static_cast<int>(last_point - first < kGroup ? last_point - first : kGroup);
+    for (int64_t first = first_point, next; first < last_point; first = next) {
+      next = group_end(first, last_point, points, args.points);
+      const int count = static_cast<int>(next - first);
       const int64_t point = place * points + first;
       locate(args.locations + 2 * point, args.weights + point, levels, first, count, corners);
       list_rows(corners, count, head.value, head.stride, head.zeros, rows);

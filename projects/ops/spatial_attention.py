@@ -74,5 +74,6 @@ if COMPILED_DEVICES:
     torch.library.register_fake("pentamask::spatial_attention_backward", _fake_backward)
     torch.library.register_autograd("pentamask::_spatial_attention_forward", _backward, setup_context=_setup_context)
     no_double_backward("pentamask::spatial_attention_backward")
+    no_vmap("pentamask::spatial_attention")
     no_vmap("pentamask::_spatial_attention_forward")
     no_vmap("pentamask::spatial_attention_backward")

@@ -1,0 +1,78 @@
+"""The CPU kernels over hostile inputs, forward and backward; csrc/run_asan.py runs this under AddressSanitizer.
+
+Loads the library that PENTAMASK_OPS_LIBRARY names, without the Python package, so that no other copy is in the process.
+"""
+
+import itertools
+import os
+
+import torch
+
+NUMBERS = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 3e38, -0.0, 0.5, 1.0, -2.0, 2147483648.0]
+
+
+def poison(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """A third of the numbers replaced."""
+    numbers = torch.tensor(NUMBERS, dtype=tensor.dtype)
+    picks = numbers[torch.randint(len(NUMBERS), tensor.shape, generator=rng)]
+    return torch.where(torch.rand(tensor.shape, generator=rng) < 0.3, picks, tensor)
+
+
+def deform(rng: torch.Generator, dtype: torch.dtype) -> None:
+    layouts = [[(5, 4), (2, 3)], [(1, 1)], [(0, 7), (3, 2)], [(1, 3), (4, 0), (2, 2), (1, 5)]]
+    cases = itertools.product(layouts, [1, 3, 4, 8, 16, 20, 33, 64], [1, 3, 5], [(1, 1), (2, 37), (0, 3), (1, 0)])
+    for sizes, channels, points, (batch, queries) in cases:
+        shapes = torch.tensor(sizes)
+        areas = shapes.prod(1)
+        starts, tokens, heads = areas.cumsum(0) - areas, int(areas.sum()), 3
+        value = torch.randn(batch, tokens, heads, channels, generator=rng, dtype=dtype)
+        shape = (batch, queries, heads, len(sizes), points)
+        locations = poison(torch.rand(*shape, 2, generator=rng, dtype=dtype) * 3 - 1, rng)
+        weights = torch.rand(shape, generator=rng, dtype=dtype)
+        args = (value, shapes, starts, locations, weights)
+        out = torch.ops.pentamask.ms_deform_attn(*args)
+        grads = torch.ops.pentamask.ms_deform_attn_backward(torch.randn(out.shape, dtype=dtype), *args)
+        assert all(bool(tensor.isfinite().all()) for tensor in (out, *grads)), (
+            "a location that is not finite left a trace"
+        )
+
+
+def blend(rng: torch.Generator, dtype: torch.dtype) -> None:
+    for maps, (height, width), attn_size, size, instances in itertools.product(
+        [1, 4, 5], [(1, 1), (9, 7), (1, 20)], [1, 7, 30], [1, 16, 23], [0, 1, 6]
+    ):
+        bases = torch.randn(2, maps, height, width, generator=rng, dtype=dtype)
+        boxes = poison(torch.rand(instances, 4, generator=rng, dtype=dtype) * 100 - 30, rng)
+        rois = torch.cat((torch.randint(2, (instances, 1), generator=rng).to(dtype), boxes), dim=1)
+        attn = torch.randn(instances, maps, attn_size, attn_size, generator=rng, dtype=dtype)
+        out = torch.ops.pentamask.blend(bases, rois, attn, 0.25, size)
+        grads = torch.ops.pentamask.blend_backward(torch.randn(out.shape, dtype=dtype), bases, rois, attn, 0.25, size)
+        assert all(bool(tensor.isfinite().all()) for tensor in (out, *grads)), (
+            "a coordinate that is not finite left a trace"
+        )
+
+
+def spatial_attention(rng: torch.Generator, dtype: torch.dtype) -> None:
+    sizes = [(1, 1), (14, 14), (3, 50), (0, 4)]
+    for regions, channels, (height, width), kernel in itertools.product([0, 1, 5], [1, 2, 37], sizes, [3, 7]):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            features = poison(torch.randn(regions, channels, height, width, generator=rng, dtype=dtype), rng)
+            features = features.contiguous(memory_format=layout)
+            weight = torch.randn(1, 2, kernel, kernel, generator=rng, dtype=dtype)
+            out, gate, argmax = torch.ops.pentamask._spatial_attention_forward(features, weight)
+            assert argmax.numel() == 0 or (int(argmax.min()) >= 0 and int(argmax.max()) < channels)
+            torch.ops.pentamask.spatial_attention_backward(torch.randn_like(out), features, weight, gate, argmax)
+
+
+def main() -> None:
+    torch.ops.load_library(os.environ["PENTAMASK_OPS_LIBRARY"])
+    for threads, dtype in ((1, torch.float32), (3, torch.float32), (2, torch.float64)):
+        torch.set_num_threads(threads)
+        rng = torch.Generator().manual_seed(threads)
+        for check in (deform, blend, spatial_attention):
+            check(rng, dtype)
+    print(f"hostile inputs: passed with PENTAMASK_CPU_CAPABILITY={os.environ.get('PENTAMASK_CPU_CAPABILITY', '')}")
+
+
+if __name__ == "__main__":
+    main()
