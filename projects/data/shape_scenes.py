@@ -14,9 +14,9 @@ STUFF_CLASSES = ["sky", "ground", "water"]
 
 _SHORT_SIDE = 128
 _LONG_SIDES = (128, 144, 160)
-_MAX_THINGS = 6
+_MAX_THINGS = 5
 _MIN_VISIBLE_PIXELS = 64
-_MIN_VISIBLE_SHARE = 0.3
+_MIN_VISIBLE_SHARE = 0.45
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw a landscape and up to six things before it, each of which stays visible to at least a third.
+    """Draw a landscape and up to five things before it, each of which stays visible to almost a half.
 
     Args:
         rng: the source of every random choice; the same state gives the same scene.
@@ -55,7 +55,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
             continue
         classes, masks, areas = classes + [label], behind + [mask], areas + [int(mask.sum())]
         image = np.where(mask[..., None], _draw_surface(rng, label, height, width), image)
-    image = image + rng.normal(0, rng.uniform(2, 6), image.shape)
+    image = image + rng.normal(0, rng.uniform(2, 4), image.shape)
     return Scene(np.clip(image, 0, 255).astype(np.uint8), stuff, classes, masks)
 
 
@@ -113,7 +113,7 @@ def _draw_surface(rng: np.random.Generator, label: int, height: int, width: int)
 
     As in nature every class has hues that are usual for it, and that its neighbours have at times.
     """
-    hue = label / len(THING_CLASSES) + rng.normal(0, 0.06)
+    hue = label / len(THING_CLASSES) + rng.normal(0, 0.045)
     base = _color(rng, (hue, hue), (0.6, 1))
     other = base * rng.uniform(0.55, 0.85)
     y, x = np.mgrid[:height, :width][..., None]
