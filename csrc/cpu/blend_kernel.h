@@ -9,16 +9,23 @@ namespace PENTAMASK_ISA {
 // Samples along one axis of the output, padded with outside samples to a multiple of kGroup.
 template <typename T>
 struct Axis {
+  static constexpr int W = kWidth<T>;
   int64_t padded;
-  int32_t *low, *high, *inside;
+  int32_t *low, *high;
+  Lane<T>* inside;  // 0 or 1
   T *low_weight, *high_weight;
+  int32_t* base;                     // per W samples: first of 2 W source numbers that hold them all; -1 where there is none
+  Lane<T> *low_offset, *high_offset;  // from there
 
   Axis(Scratch& scratch, int64_t count) : padded((count + kGroup - 1) / kGroup * kGroup) {
     low = scratch.take<int32_t>(padded);
     high = scratch.take<int32_t>(padded);
-    inside = scratch.take<int32_t>(padded);
+    inside = scratch.take<Lane<T>>(padded);
     low_weight = scratch.take<T>(padded);
     high_weight = scratch.take<T>(padded);
+    base = scratch.take<int32_t>(padded);
+    low_offset = scratch.take<Lane<T>>(padded);
+    high_offset = scratch.take<Lane<T>>(padded);
   }
 
   // One RoIAlign sample in the middle of each of `count` bins between `from` and `to`, in pixels of the map.
@@ -27,6 +34,7 @@ struct Axis {
     for (int32_t i = 0; i < static_cast<int32_t>(padded); ++i) {
       put(i, roi_align_sample(first + (T(i) + T(0.5)) * step, size), count);
     }
+    find_bases(size);
   }
 
   void set_resize(int32_t size, int32_t count) {
@@ -34,9 +42,45 @@ struct Axis {
     for (int32_t i = 0; i < static_cast<int32_t>(padded); ++i) {
       put(i, resize_sample(i, size, ratio), count);
     }
+    find_bases(size);
+  }
+
+  // W samples from sample i on of a source row: two loads and two shuffles where they lie close together.
+  inline Vector<T, W> resample(const T* source, int64_t i) const {
+    Vector<T, W> lower, upper;
+    const int32_t start = base[i / W];
+    if (start >= 0) {
+      const Vector<T, W> a = load<T, W>(source + start), b = load<T, W>(source + start + W);
+      lower = __builtin_shuffle(a, b, load<Lane<T>, W>(low_offset + i));
+      upper = __builtin_shuffle(a, b, load<Lane<T>, W>(high_offset + i));
+    } else {
+      for (int lane = 0; lane < W; ++lane) {
+        lower[lane] = source[low[i + lane]];
+        upper[lane] = source[high[i + lane]];
+      }
+    }
+    const Vector<T, W> mixed = load<T, W>(low_weight + i) * lower + load<T, W>(high_weight + i) * upper;
+    return load<Lane<T>, W>(inside + i) != 0 ? mixed : Vector<T, W>{};
   }
 
  private:
+  // Without a shuffle instruction of two registers (the baseline) single loads are faster.
+  void find_bases(int32_t size) {
+    for (int64_t i = 0; i < padded; i += W) {
+      int32_t first = size, last = 0;
+      for (int lane = 0; lane < W; ++lane) {
+        first = inside[i + lane] && low[i + lane] < first ? low[i + lane] : first;
+        last = inside[i + lane] && high[i + lane] > last ? high[i + lane] : last;
+      }
+      first = first < size - 2 * W ? first : size - 2 * W;
+      base[i / W] = PENTAMASK_VECTOR_BYTES >= 32 && last - first < 2 * W ? first : -1;
+      for (int lane = 0; lane < W; ++lane) {
+        low_offset[i + lane] = inside[i + lane] ? low[i + lane] - first : 0;
+        high_offset[i + lane] = inside[i + lane] ? high[i + lane] - first : 0;
+      }
+    }
+  }
+
   inline void put(int32_t i, const AxisSample<T>& sample, int32_t count) {
     low[i] = sample.low;
     high[i] = sample.high;
@@ -62,15 +106,13 @@ struct RowCache {
   }
 
   const T* get(int64_t row, const Axis<T>& axis) {
-    T* __restrict slot = rows + (row & 1) * maps * padded;
+    T* slot = rows + (row & 1) * maps * padded;
     if (rows_held[row & 1] != row) {
       rows_held[row & 1] = row;
       for (int64_t k = 0; k < maps; ++k) {
-        const T* __restrict source = planes + (k * height + row) * width;
-        T* __restrict target = slot + k * padded;
-        for (int64_t i = 0; i < padded; ++i) {
-          const T mixed = axis.low_weight[i] * source[axis.low[i]] + axis.high_weight[i] * source[axis.high[i]];
-          target[i] = axis.inside[i] ? mixed : T(0);
+        const T* source = planes + (k * height + row) * width;
+        for (int64_t i = 0; i < padded; i += kWidth<T>) {
+          store<T, kWidth<T>>(slot + k * padded + i, axis.resample(source, i));
         }
       }
     }
@@ -85,7 +127,7 @@ struct Blender {
   int64_t padded;
   Axis<T> x, y, resize;
   RowCache<T> crops, logits;
-  T *probabilities, *top, *total;
+  T* probabilities;
   int64_t image = -1;
 
   Blender(const BlendArgs<T>& args, Scratch& scratch)
@@ -96,9 +138,7 @@ struct Blender {
         resize(scratch, args.output_size),
         crops(scratch, args.maps, args.height, args.width, padded),
         logits(scratch, args.maps, args.attn_size, args.attn_size, padded),
-        probabilities(scratch.take<T>(args.maps * padded)),
-        top(scratch.take<T>(padded)),
-        total(scratch.take<T>(padded)) {
+        probabilities(scratch.take<T>(args.maps * padded)) {
     resize.set_resize(static_cast<int32_t>(args.attn_size), static_cast<int32_t>(args.output_size));
   }
 
@@ -120,40 +160,35 @@ struct Blender {
 
   // probabilities [maps, padded]: softmax over the maps of output row j of the upsampled attention.
   void attend(int64_t j) {
+    constexpr int W = kWidth<T>;
+    typedef Vector<T, W> V;
     const T* upper = logits.get(resize.low[j], resize);
     const T* lower = logits.get(resize.high[j], resize);
     const T upper_weight = resize.low_weight[j], lower_weight = resize.high_weight[j];
-    T* __restrict most = top;
-    T* __restrict sum = total;
-    for (int64_t k = 0; k < args.maps; ++k) {
-      T* __restrict row = probabilities + k * padded;
-      const T *__restrict above = upper + k * padded, *__restrict below = lower + k * padded;
-      for (int64_t i = 0; i < padded; ++i) {
-        row[i] = upper_weight * above[i] + lower_weight * below[i];
-        most[i] = k == 0 || row[i] > most[i] || row[i] != row[i] ? row[i] : most[i];
+    for (int64_t i = 0; i < padded; i += W) {
+      V most, sum{};
+      for (int64_t k = 0; k < args.maps; ++k) {
+        const int64_t at = k * padded + i;
+        const V logit = upper_weight * load<T, W>(upper + at) + lower_weight * load<T, W>(lower + at);
+        store<T, W>(probabilities + at, logit);
+        most = k == 0 ? logit : ((logit > most) | (logit != logit)) ? logit : most;
       }
-    }
-    fill(sum, padded, T(0));
-    for (int64_t k = 0; k < args.maps; ++k) {
-      T* __restrict row = probabilities + k * padded;
-      for (int64_t i = 0; i < padded; ++i) {
-        row[i] = exponential(row[i] - most[i]);
-        sum[i] += row[i];
+      for (int64_t k = 0; k < args.maps; ++k) {
+        const V share = exponential<W>(load<T, W>(probabilities + k * padded + i) - most);
+        store<T, W>(probabilities + k * padded + i, share);
+        sum += share;
       }
-    }
-    for (int64_t i = 0; i < padded; ++i) {
-      sum[i] = T(1) / sum[i];
-    }
-    for (int64_t k = 0; k < args.maps; ++k) {
-      T* __restrict row = probabilities + k * padded;
-      for (int64_t i = 0; i < padded; ++i) {
-        row[i] *= sum[i];
+      sum = T(1) / sum;
+      for (int64_t k = 0; k < args.maps; ++k) {
+        T* share = probabilities + k * padded + i;
+        store<T, W>(share, load<T, W>(share) * sum);
       }
     }
   }
 
   // blended [padded]: output row j, after attend(j). Samples outside the map are zero.
-  void mix(int64_t j, T* __restrict blended) {
+  void mix(int64_t j, T* blended) {
+    constexpr int W = kWidth<T>;
     fill(blended, padded, T(0));
     if (!y.inside[j]) {
       return;
@@ -161,12 +196,13 @@ struct Blender {
     const T* upper = crops.get(y.low[j], x);
     const T* lower = crops.get(y.high[j], x);
     const T upper_weight = y.low_weight[j], lower_weight = y.high_weight[j];
-    for (int64_t k = 0; k < args.maps; ++k) {
-      const T* __restrict row = probabilities + k * padded;
-      const T *__restrict above = upper + k * padded, *__restrict below = lower + k * padded;
-      for (int64_t i = 0; i < padded; ++i) {
-        blended[i] += row[i] * (upper_weight * above[i] + lower_weight * below[i]);
+    for (int64_t i = 0; i < padded; i += W) {
+      Vector<T, W> sum{};
+      for (int64_t k = 0; k < args.maps; ++k) {
+        const int64_t at = k * padded + i;
+        sum += load<T, W>(probabilities + at) * (upper_weight * load<T, W>(upper + at) + lower_weight * load<T, W>(lower + at));
       }
+      store<T, W>(blended + i, sum);
     }
   }
 };

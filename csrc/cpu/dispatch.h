@@ -56,7 +56,7 @@ struct Kernels {
 template <typename T>
 inline int64_t blend_scratch(const BlendArgs<T>& args) {
   const int64_t columns = (args.output_size + kGroup - 1) / kGroup * kGroup;
-  return 64 * 32 + columns * (3 * (3 * sizeof(int32_t) + 2 * sizeof(T)) + (args.maps * (7 + args.attn_size) + 5) * sizeof(T));
+  return 64 * 32 + columns * (3 * (3 * sizeof(int32_t) + 5 * sizeof(T)) + (args.maps * (7 + args.attn_size) + 3) * sizeof(T));
 }
 
 template <typename T>

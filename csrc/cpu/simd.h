@@ -91,28 +91,34 @@ PENTAMASK_INLINE void fill(T* to, int64_t count, T number) {
   }
 }
 
-PENTAMASK_INLINE double exponential(double x) {
-  return __builtin_exp(x);
+template <int W>
+PENTAMASK_INLINE Vector<double, W> exponential(Vector<double, W> x) {
+  for (int i = 0; i < W; ++i) {
+    x[i] = __builtin_exp(x[i]);
+  }
+  return x;
 }
 
-// exp(x) for x <= 0, in a form that vectorises: 2^n * p(r), |r| <= ln(2) / 2, p the Taylor polynomial of degree 7 (its
-// error, below 1e-8 of the result, is under float's rounding). Below -87 the result is 0; NaN stays NaN.
-PENTAMASK_INLINE float exponential(float x) {
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float n = round_down(clamped * 1.44269504f + 0.5f);
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // ln(2) in two parts, the first exact times n
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
+// exp(x) for x <= 0: 2^n * p(r), |r| <= ln(2) / 2, p the Taylor polynomial of degree 7 (its error, below 1e-8 of the
+// result, is under float's rounding). Below -87 the result is 0; NaN stays NaN.
+template <int W>
+PENTAMASK_INLINE Vector<float, W> exponential(Vector<float, W> x) {
+  typedef Vector<float, W> V;
+  typedef Vector<int32_t, W> I;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves no place for a fraction
+  const V clamped = x >= -87.0f ? x : V{} - 87.0f;
+  const V n = (clamped * 1.44269504f + kRound) - kRound;
+  const V r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // ln(2) in two parts, the first exact times n
+  V p = r * (1.0f / 5040.0f) + 1.0f / 720.0f;
   p = p * r + 1.0f / 120.0f;
   p = p * r + 1.0f / 24.0f;
   p = p * r + 1.0f / 6.0f;
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const int32_t power = (static_cast<int32_t>(n == n ? n : 0.0f) + 127) << 23;
-  float scale;
-  __builtin_memcpy(&scale, &power, sizeof(scale));
-  return x < -87.0f ? 0.0f : p * scale;
+  const I power = (__builtin_convertvector(n, I) + 127) << 23;
+  const V scaled = p * reinterpret_cast<V>(power);
+  return x >= -87.0f ? scaled : (x < -87.0f ? V{} : x);
 }
 
 }  // namespace PENTAMASK_ISA
