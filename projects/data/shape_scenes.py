@@ -65,7 +65,7 @@ def _is_visible(mask: np.ndarray, full_area: int) -> bool:
 
 def _draw_mask(rng: np.random.Generator, name: str, height: int, width: int) -> np.ndarray:
     """A shape of random place, size, aspect ratio and rotation as a (H, W) bool mask; a part may leave the image."""
-    radius = np.exp(rng.uniform(np.log(17), np.log(42)))
+    radius = np.exp(rng.uniform(np.log(18), np.log(42)))
     stretch = np.exp(rng.uniform(-0.1, 0.1))
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -80,15 +80,15 @@ def _draw_mask(rng: np.random.Generator, name: str, height: int, width: int) -> 
 def _outlines(name: str, rng: np.random.Generator) -> list[tuple[np.ndarray, int]]:
     """The closed outlines of a shape of radius 1 around (0, 0), each (n, 2), with 1 to fill it and 0 to cut it out."""
     if name == "cross":
-        a = rng.uniform(0.25, 0.4)
+        a = rng.uniform(0.3, 0.42)
         arm = np.array([(1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a)])
         return [(np.concatenate([arm, -arm]), 1)]
     if name == "star":
-        radii = np.tile([1, rng.uniform(0.38, 0.5)], 5)
+        radii = np.tile([1, rng.uniform(0.45, 0.55)], 5)
         return [(_ngon(10) * radii[:, None], 1)]
     corners = {"circle": 40, "ring": 40, "square": 4, "triangle": 3}[name]
     outline = _ngon(corners)
-    return [(outline, 1)] + ([(outline * rng.uniform(0.5, 0.65), 0)] if name == "ring" else [])
+    return [(outline, 1)] + ([(outline * rng.uniform(0.4, 0.55), 0)] if name == "ring" else [])
 
 
 def _ngon(corners: int) -> np.ndarray:

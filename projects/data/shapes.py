@@ -27,7 +27,7 @@ from pentamask.data.shape_scenes import STUFF_CLASSES, THING_CLASSES, Scene, dra
 
 NUM_IMAGES = {"train": 800, "val": 100}
 # Part of the folder name: raise it whenever the scenes or the files change, so that nobody reads old ones.
-_VERSION = 5
+_VERSION = 6
 
 _THING_IDS = range(1, len(THING_CLASSES) + 1)
 _STUFF_IDS = range(len(THING_CLASSES) + 1, len(THING_CLASSES) + len(STUFF_CLASSES) + 1)
