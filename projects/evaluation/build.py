@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
     COCOPanopticEvaluator,
@@ -10,6 +11,8 @@ from detectron2.evaluation import (
     LVISEvaluator,
     SemSegEvaluator,
 )
+from detectron2.utils.file_io import PathManager
+from PIL import Image
 
 from .coco import MaskScoreCOCOEvaluator
 
@@ -32,7 +35,7 @@ def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
     evaluators = []
     # The "standard" form of COCO panoptic has no files of semantic labels to compare with.
     if evaluator_type == "sem_seg" or (evaluator_type == "coco_panoptic_seg" and metadata.get("sem_seg_root")):
-        evaluators.append(SemSegEvaluator(dataset_name, output_dir=output_folder))
+        evaluators.append(SemSegEvaluator(dataset_name, output_dir=output_folder, sem_seg_loading_fn=_read_labels))
     if evaluator_type in ("coco", "coco_panoptic_seg"):
         evaluators.append(MaskScoreCOCOEvaluator(dataset_name, output_dir=output_folder))
     if evaluator_type == "coco_panoptic_seg":
@@ -43,6 +46,12 @@ def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
             f"sem_seg or lvis: set it with MetadataCatalog.get({dataset_name!r}).evaluator_type = ..."
         )
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def _read_labels(path: str, dtype: type = int) -> np.ndarray:
+    """The (H, W) labels of an image file. Detectron2's own function fails with numpy 2."""
+    with PathManager.open(path, "rb") as file:
+        return np.asarray(Image.open(file), dtype=dtype)
 
 
 def _make_if_generated(dataset_name: str, json_file: str | None) -> None:
