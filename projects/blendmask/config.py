@@ -53,3 +53,14 @@ def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
     if cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
         keys["stuff_classes"] = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]
     return keys
+
+
+# The same in a LazyConfig: keys of its `model`, as far as it has them.
+LAZY_CLASS_COUNT_KEYS = {
+    "thing_classes": [
+        "proposal_generator.num_classes",
+        "proposal_generator.fcos_head.num_classes",
+        "basis_module.num_classes",
+    ],
+    "stuff_classes": ["panoptic_module.num_classes"],
+}

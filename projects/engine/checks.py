@@ -10,10 +10,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.utils.file_io import PathManager
+from omegaconf import DictConfig, OmegaConf
 
 import pentamask.blendmask.config
 import pentamask.centermask.config
 import pentamask.fcos.config
+import pentamask.mask_rcnn.config
 import pentamask.panoptic_segformer.config
 import pentamask.yolact.config
 
@@ -22,9 +24,19 @@ CLASS_COUNT_KEYS: dict[str, Callable[[CfgNode], dict[str, list[str]]]] = {
     "BlendMask": pentamask.blendmask.config.class_count_keys,
     "CenterMask": pentamask.centermask.config.class_count_keys,
     "PanopticCenterMask": pentamask.centermask.config.class_count_keys,
+    "MaskRCNN": pentamask.mask_rcnn.config.class_count_keys,
     "OneStageDetector": pentamask.fcos.config.class_count_keys,
     "PanopticSegFormer": pentamask.panoptic_segformer.config.class_count_keys,
     "YOLACT": pentamask.yolact.config.class_count_keys,
+}
+LAZY_CLASS_COUNT_KEYS: dict[str, dict[str, list[str]]] = {
+    "BlendMask": pentamask.blendmask.config.LAZY_CLASS_COUNT_KEYS,
+    "CenterMask": pentamask.centermask.config.LAZY_CLASS_COUNT_KEYS,
+    "PanopticCenterMask": pentamask.centermask.config.LAZY_CLASS_COUNT_KEYS,
+    "MaskRCNN": pentamask.mask_rcnn.config.LAZY_CLASS_COUNT_KEYS,
+    "OneStageDetector": pentamask.fcos.config.LAZY_CLASS_COUNT_KEYS,
+    "PanopticSegFormer": pentamask.panoptic_segformer.config.LAZY_CLASS_COUNT_KEYS,
+    "YOLACT": pentamask.yolact.config.LAZY_CLASS_COUNT_KEYS,
 }
 # Models that Detectron2's `GeneralizedRCNNWithTTA` can run.
 TTA_ARCHITECTURES = ("GeneralizedRCNN", "MaskRCNN", "CenterMask")
@@ -161,14 +173,48 @@ def check_class_counts(cfg: CfgNode, names: Iterable[str]) -> None:
         BadInput: they differ; both numbers and the keys are named.
     """
     class_count_keys = CLASS_COUNT_KEYS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: {})(cfg)
+    counts = {field: {key: _get(cfg, key) for key in keys} for field, keys in class_count_keys.items()}
+    _compare_class_counts(counts, names, "{} {}")
+
+
+def check_lazy_class_counts(cfg: DictConfig, names: Iterable[str]) -> None:
+    """As `check_class_counts` for a LazyConfig, by the class that `cfg.model` names."""
+    target = cfg.model.get("_target_", "")
+    keys_by_field = LAZY_CLASS_COUNT_KEYS.get(getattr(target, "__name__", str(target).rpartition(".")[2]), {})
+    counts = {field: _lazy_counts(cfg, keys) for field, keys in keys_by_field.items()}
+    _compare_class_counts(counts, names, "{}={}")
+
+
+def _lazy_counts(cfg: DictConfig, keys: Iterable[str]) -> dict[str, int]:
+    """Those of the `keys` of `cfg.model` that are there, with their values; not those that repeat another's value."""
+    paths = [f"model.{key}" for key in keys]
+    counts = {path: OmegaConf.select(cfg, path) for path in paths}
+    counts = {path: count for path, count in counts.items() if count is not None}
+    own = {path: count for path, count in counts.items() if not _is_interpolation(cfg, path)}
+    return own or counts
+
+
+def _is_interpolation(cfg: DictConfig, path: str) -> bool:
+    parent, _, key = path.rpartition(".")
+    return OmegaConf.is_interpolation(OmegaConf.select(cfg, parent), key)
+
+
+def _compare_class_counts(counts: dict[str, dict[str, int]], names: Iterable[str], setting: str) -> None:
+    """Raise `BadInput` unless every dataset has as many classes as the keys say.
+
+    Args:
+        counts: metadata field to key to value.
+        names: of the datasets.
+        setting: how a key and its value are written, to be formatted with both.
+    """
     for name in names:
-        for field, keys in class_count_keys.items():
+        for field, values in counts.items():
             count = _class_count(MetadataCatalog.get(name), field)
-            wrong = [f"{key} is {_get(cfg, key)}" for key in keys if count not in (None, _get(cfg, key))]
+            wrong = [f"{key} is {value}" for key, value in values.items() if count not in (None, value)]
             if wrong:
                 raise BadInput(
                     f"Dataset {name!r} has {count} {field}, but {' and '.join(wrong)}. "
-                    f"Set {' and '.join(f'{key} {count}' for key in keys)}."
+                    f"Set {' and '.join(setting.format(key, count) for key in values)}."
                 )
 
 

@@ -11,7 +11,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
-from pentamask.engine.checks import BadInput, check_dataset_files, check_registered, dataset_errors, did_you_mean
+from pentamask.engine.checks import (
+    BadInput,
+    check_dataset_files,
+    check_lazy_class_counts,
+    check_registered,
+    dataset_errors,
+    did_you_mean,
+)
 from pentamask.engine.loss_report import LossReport
 
 
@@ -55,7 +62,7 @@ def evaluate_lazy(cfg: DictConfig, model: nn.Module) -> dict:
     """Task to metric to value of `model` on `cfg.dataloader.test`; empty without `cfg.dataloader.evaluator`."""
     if "evaluator" not in cfg.dataloader:
         return {}
-    loader = _build_loader(cfg.dataloader.test)
+    loader = _build_loader(cfg, "test")
     results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
     print_csv_format(results)
     return results
@@ -70,7 +77,7 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
         eval_only: do not train.
 
     Raises:
-        BadInput: the data cannot be loaded.
+        BadInput: the data cannot be loaded, or has another number of classes than the model.
         FloatingPointError: a loss is not finite; names it, the learning rate and the images.
     """
     model = instantiate(cfg.model).to(cfg.train.device)
@@ -80,7 +87,7 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
         return evaluate_lazy(cfg, model)
     logging.getLogger("detectron2").info("Model:\n%s", model)
     trainer = _build_trainer(cfg, model)
-    _build_loader(cfg.dataloader.test)  # finds errors now rather than after the training
+    _build_loader(cfg, "test")  # finds errors now rather than after the training
     results: dict[str, Any] = {}
 
     def evaluate() -> dict:
@@ -113,18 +120,20 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
 def _build_trainer(cfg: DictConfig, model: nn.Module) -> SimpleTrainer:
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    loader = _build_loader(cfg.dataloader.train)
+    loader = _build_loader(cfg, "train")
     model = create_ddp_model(model, **cfg.train.ddp)
     return (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
 
 
-def _build_loader(node: DictConfig) -> Any:
-    """Make the loader that `node` describes; what is wrong with its datasets is said as for YAML configs."""
+def _build_loader(cfg: DictConfig, split: str) -> Any:
+    """Make the loader `cfg.dataloader[split]`; what is wrong with its datasets is said as for YAML configs."""
+    node = cfg.dataloader[split]
     names = node.dataset.names
     names = list(names) if isinstance(names, ListConfig) else [names]
     for name in names:
-        check_registered(name, "dataset.names")
+        check_registered(name, f"dataloader.{split}.dataset.names")
     with dataset_errors(names):
         loader = instantiate(node)
     check_dataset_files(names)
+    check_lazy_class_counts(cfg, names)
     return loader

@@ -57,3 +57,7 @@ def add_yolact_config(cfg: CfgNode) -> None:
 def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
     """Config keys that must equal the length of a metadata field."""
     return {"thing_classes": ["MODEL.YOLACT.NUM_CLASSES"]}
+
+
+# The same in a LazyConfig: keys of its `model`, as far as it has them.
+LAZY_CLASS_COUNT_KEYS = {"thing_classes": ["num_classes"]}
