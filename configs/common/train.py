@@ -7,7 +7,7 @@ train = dict(
     amp=dict(enabled=False),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     checkpointer=dict(period=5000, max_to_keep=100),
-    eval_period=5000,
+    eval_period=0,  # only at the end
     log_period=20,
     device="cuda",
 )

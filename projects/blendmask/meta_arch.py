@@ -34,9 +34,9 @@ class BlendMask(OneStageDetector):
         pixel_mean: list[float],
         pixel_std: list[float],
         panoptic_module: nn.Module | None = None,
-        combine_overlap_thresh: float = 0.4,
+        combine_overlap_thresh: float = 0.5,
         combine_stuff_area_limit: int = 4096,
-        combine_instances_score_thresh: float = 0.45,
+        combine_instances_score_thresh: float = 0.5,
         visualize: bool = False,
     ) -> None:
         """

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper, MetadataCatalog, detection_utils
+from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
@@ -63,12 +63,14 @@ class MaskDatasetMapper(DatasetMapper):
         options = super().from_config(cfg, is_train)
         options["ssd_augmentation"] = is_train and cfg.INPUT.SSD_AUGMENTATION
         options["augmentations"] = (
-            build_ssd_augmentation(cfg) if options["ssd_augmentation"] else build_augmentation(cfg, is_train)
+            build_ssd_augmentation(cfg.MODEL.YOLACT.IMAGE_SIZE, cfg.INPUT.FORMAT)
+            if options["ssd_augmentation"]
+            else build_augmentation(cfg, is_train)
         )
         if is_train and cfg.MODEL.META_ARCHITECTURE == "BlendMask" and cfg.MODEL.BASIS_MODULE.LOSS_ON:
             options["basis_sem_ann_set"] = cfg.MODEL.BASIS_MODULE.ANN_SET
         if is_train and cfg.MODEL.META_ARCHITECTURE == "PanopticSegFormer":
-            options["panoptic_labels"] = PanopticLabels.of(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
+            options["panoptic_labels"] = PanopticLabels.of_dataset(cfg.DATASETS.TRAIN[0])
         return options
 
     def __call__(self, dataset_dict: dict) -> dict | None:

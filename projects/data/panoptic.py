@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2.data import Metadata
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
 
@@ -36,11 +36,26 @@ class PanopticLabels:
         stuff = metadata.get("stuff_dataset_id_to_contiguous_id") or {}
         return cls(tuple(thing_ids), tuple(sorted(label for i, label in stuff.items() if i != 0)))
 
+    @classmethod
+    def of_dataset(cls, name: str) -> "PanopticLabels":
+        """Those of a registered dataset."""
+        return cls.of(MetadataCatalog.get(name))
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The contiguous id of every label."""
+        return (*self.thing_ids, *self.stuff_ids)
+
     def label(self, contiguous_id: int, is_thing: bool) -> int:
         """The label of a class."""
         if is_thing:
             return self.thing_ids.index(contiguous_id)
         return len(self.thing_ids) + self.stuff_ids.index(contiguous_id)
+
+
+def dataset_category_ids(name: str) -> tuple[int, ...]:
+    """The contiguous ids of a registered dataset's classes, things first."""
+    return PanopticLabels.of_dataset(name).category_ids
 
 
 @dataclass

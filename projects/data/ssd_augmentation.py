@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import BoxMode
@@ -130,15 +129,20 @@ class Stretch(T.Augmentation):
         return StretchTransform(*image.shape[:2], self.side, self.side)
 
 
-def build_ssd_augmentation(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
-    """Colours, expansion, crop, flip, stretch; the crop looks at boxes, and at which of them are crowds."""
-    color = _MEAN_RGB if cfg.INPUT.FORMAT == "RGB" else _MEAN_RGB[::-1]
+def build_ssd_augmentation(image_size: int, image_format: str) -> list[T.Augmentation | T.Transform]:
+    """Colours, expansion, crop, flip, stretch; the crop looks at boxes, and at which of them are crowds.
+
+    Args:
+        image_size: side of the resulting square, in pixels.
+        image_format: order of the channels, "RGB" or "BGR".
+    """
+    color = _MEAN_RGB if image_format == "RGB" else _MEAN_RGB[::-1]
     return [
-        PhotometricTransform(cfg.INPUT.FORMAT),
+        PhotometricTransform(image_format),
         RandomExpand(color),
         SSDRandomCrop(),
         T.RandomFlip(),
-        Stretch(cfg.MODEL.YOLACT.IMAGE_SIZE),
+        Stretch(image_size),
     ]
 
 

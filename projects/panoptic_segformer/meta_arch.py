@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.postprocessing import sem_seg_postprocess
@@ -53,7 +52,6 @@ class PanopticSegFormer(nn.Module):
         stuff_mask_decoder: MaskDecoder,
         num_thing_classes: int,
         num_stuff_classes: int,
-        category_ids: Sequence[int],
         channels: int,
         weights: Weights,
         max_things: int,
@@ -61,6 +59,7 @@ class PanopticSegFormer(nn.Module):
         tasks: tuple[str, ...],
         pixel_mean: list[float],
         pixel_std: list[float],
+        category_ids: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
@@ -68,17 +67,18 @@ class PanopticSegFormer(nn.Module):
             in_features: its maps of strides 8, 16 and 32.
             encoder, location_decoder, thing_mask_decoder, stuff_mask_decoder: the parts.
             num_thing_classes, num_stuff_classes: T, S.
-            category_ids: contiguous ids of the T + S classes in the datasets, which the results name.
             channels: C, of all queries.
             weights: of the losses and of the matching.
             max_things: most things that are kept in an image.
             merge_options: see `merge`.
             tasks: what inference returns, of "panoptic_seg", "instances", "sem_seg".
             pixel_mean, pixel_std: per channel of the input image.
+            category_ids: contiguous ids of the T + S classes in the datasets, which the results name; None for 0, 1,
+                ....
         """
         super().__init__()
         self.backbone = backbone
-        self.in_features = in_features
+        self.in_features = list(in_features)
         self.encoder = encoder
         self.location_decoder = location_decoder
         self.thing_mask_decoder = thing_mask_decoder
@@ -92,7 +92,9 @@ class PanopticSegFormer(nn.Module):
         self.weights = weights
         self.max_things = max_things
         self.merge_options = merge_options
-        self.tasks = tasks
+        self.tasks = tuple(tasks)
+        if category_ids is None:
+            category_ids = range(num_thing_classes + num_stuff_classes)
         self.register_buffer("category_ids", torch.tensor(list(category_ids), dtype=torch.int64), False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -314,11 +316,11 @@ def _tasks(node: CfgNode) -> tuple[str, ...]:
     return tuple(name for name, on in wanted.items() if on)
 
 
-def _category_ids(cfg: CfgNode) -> Sequence[int]:
-    """The contiguous ids of things and stuff in the datasets of `cfg`, if they say so, else 0, 1, ...."""
+def _category_ids(cfg: CfgNode) -> tuple[int, ...] | None:
+    """The contiguous ids of things and stuff in the datasets of `cfg`, if they say so."""
     node = cfg.MODEL.PANOPTIC_SEGFORMER
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        labels = PanopticLabels.of(MetadataCatalog.get(name))
+        labels = PanopticLabels.of_dataset(name)
         if (len(labels.thing_ids), len(labels.stuff_ids)) == (node.NUM_THING_CLASSES, node.NUM_STUFF_CLASSES):
-            return (*labels.thing_ids, *labels.stuff_ids)
-    return range(node.NUM_THING_CLASSES + node.NUM_STUFF_CLASSES)
+            return labels.category_ids
+    return None

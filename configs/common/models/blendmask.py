@@ -1,8 +1,6 @@
 """BlendMask on ResNet-50, as BlendMask/R_50_1x.yaml."""
 
 from detectron2.config import LazyCall as L
-from detectron2.modeling.backbone import FPN, BasicStem, ResNet
-from detectron2.modeling.backbone.fpn import LastLevelP6P7
 
 from pentamask.blendmask.basis_module import ProtoNet
 from pentamask.blendmask.blender import Blender
@@ -10,18 +8,10 @@ from pentamask.blendmask.meta_arch import BlendMask
 from pentamask.fcos.fcos import FCOS, DetectionLimits
 from pentamask.fcos.head import FCOSHead
 
+from .backbones import resnet_50_fpn_p6p7
+
 model = L(BlendMask)(
-    backbone=L(FPN)(
-        bottom_up=L(ResNet)(
-            stem=L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
-            stages=L(ResNet.make_default_stages)(depth=50, stride_in_1x1=True, norm="FrozenBN"),
-            out_features=["res3", "res4", "res5"],
-            freeze_at=2,
-        ),
-        in_features=["res3", "res4", "res5"],
-        out_channels=256,
-        top_block=L(LastLevelP6P7)(in_channels=256, out_channels=256, in_feature="p5"),
-    ),
+    backbone=resnet_50_fpn_p6p7,
     proposal_generator=L(FCOS)(
         fcos_head=L(FCOSHead)(in_channels=256, num_classes="${..num_classes}", num_levels=5, use_scale=False),
         in_features=["p3", "p4", "p5", "p6", "p7"],
