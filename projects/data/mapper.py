@@ -166,7 +166,7 @@ class MaskDatasetMapper(DatasetMapper):
         if has_rle and self.use_instance_mask and self.instance_mask_format == "polygon":
             raise ValueError(
                 f"The masks of {dataset_dict['file_name']} are RLE, which INPUT.MASK_FORMAT 'polygon' cannot hold: "
-                "set INPUT.MASK_FORMAT bitmask."
+                "set INPUT.MASK_FORMAT bitmask (LazyConfig: the mapper's instance_mask_format)."
             )
         with warnings.catch_warnings():
             # Resized masks are read-only arrays of PIL, which nobody writes to.

@@ -30,7 +30,8 @@ class LossReport:
         return FloatingPointError(
             f"{' and '.join(broken) or 'The sum of the losses'} became infinite or NaN at iteration {iteration}, with "
             f"learning rate {lr:.4g}. Losses: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}. "
-            f"Images of this batch: {', '.join(self._files)}. Lower SOLVER.BASE_LR (it belongs to the batch size), "
-            "lengthen SOLVER.WARMUP_ITERS or set SOLVER.CLIP_GRADIENTS.ENABLED True; if it is always the same image, "
+            f"Images of this batch: {', '.join(self._files)}. Lower SOLVER.BASE_LR (LazyConfig: "
+            "optimizer.lr; it belongs to the batch size), lengthen SOLVER.WARMUP_ITERS (lr_multiplier.warmup_length) "
+            "or set SOLVER.CLIP_GRADIENTS.ENABLED True; if it is always the same image, "
             "look at its annotations."
         )

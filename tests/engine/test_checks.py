@@ -77,6 +77,12 @@ def test_a_file_cut_short_and_missing_files_are_named(dataset, tmp_path):
         check_dataset_files(["user_data"])
 
 
+def test_class_count_of_mask_rcnn(shapes):
+    cfg = load_config("configs/shapes/MaskRCNN_R_50_thin.yaml", ["MODEL.ROI_HEADS.NUM_CLASSES", "80"])
+    with pytest.raises(BadInput, match=r"6 thing_classes, but MODEL.ROI_HEADS.NUM_CLASSES is 80"):
+        Trainer.build_train_loader(cfg)
+
+
 def test_class_counts_of_the_panoptic_forms(shapes):
     options = ["MODEL.PANOPTIC_FPN.COMBINE.ENABLED", "True", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4"]
     cfg = load_config("configs/shapes/BlendMask_R_50_thin.yaml", options)

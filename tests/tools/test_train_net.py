@@ -1,6 +1,7 @@
 """train_net.py from end to end on tiny shapes: train, resume, evaluate, and one readable error per mistake."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -8,9 +9,12 @@ import sys
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from detectron2.engine import default_argument_parser
 
 from pentamask.engine.checks import BadInput
+from pentamask.engine.config import find_config_file
+from pentamask.engine.lazy import load_lazy_config
 from pentamask.tools import train_net
 
 CONFIG = "configs/shapes/BlendMask_R_50_thin.yaml"
@@ -104,33 +108,40 @@ def test_config_files_that_cannot_be_used(tiny, tmp_path):
         _run("--config-file", str(bad), *tiny)
 
 
-LAZY = [
-    "model.proposal_generator.num_classes=6",
-    "model.proposal_generator.test_limits.score_thresh=0.0",
-    "model.proposal_generator.test_limits.post_nms_topk=5",
-    "dataloader.train.dataset.names=shapes_train",
-    "dataloader.train.mapper.instance_mask_format=bitmask",
-    "dataloader.train.mapper.augmentations.0.short_edge_length=64",
-    "dataloader.train.total_batch_size=2",
-    "dataloader.train.num_workers=0",
-    "dataloader.test.dataset.names=shapes_val",
-    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
-    "dataloader.test.num_workers=0",
-    "train.init_checkpoint=''",
-    "train.max_iter=2",
-]
-
-
-def test_a_lazy_config_trains_resumes_and_is_evaluated(shapes, tmp_path):
+def test_a_lazy_config_trains_resumes_and_is_evaluated(lazy, tmp_path):
     out = tmp_path / "out"
-    words = ["--config-file", "BlendMask/R_50_1x.py", *LAZY, f"train.output_dir={out}"]
-    results = _run(*words, f"dataloader.evaluator.output_folder={out}/inference")
-    assert set(results) == {"bbox", "segm"}
+    words = lazy("BlendMask/R_50_1x.py")
+    assert set(_run(*words)) == {"bbox", "segm"}
     assert {"config.yaml", "metrics.json", "model_final.pth", "inference"} <= set(os.listdir(out))
-    _run(*words[:2], "--resume", *words[2:], "train.max_iter=3")
+    _run("--resume", *words, "train.max_iter=3")
     assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 2
     checkpoint = f"train.init_checkpoint={out / 'model_final.pth'}"
-    assert set(_run(*words[:2], "--eval-only", *words[2:], checkpoint)) == {"bbox", "segm"}
+    assert set(_run("--eval-only", *words, checkpoint)) == {"bbox", "segm"}
+
+
+LOSSES = {
+    "BlendMask/R_50_1x.py": {"loss_fcos_cls", "loss_basis_sem", "loss_mask"},
+    "CenterMask/centermask_R_50_FPN_ms_3x.py": {"loss_fcos_cls", "loss_mask", "loss_maskiou"},
+    "MaskRCNN/R_50_FPN_1x.py": {"loss_rpn_cls", "loss_box_reg", "loss_mask"},
+    "PanopticSegFormer/R_50_2x.py": {"loss_cls", "loss_mask_things", "loss_mask_stuff"},
+    "YOLACT/yolact_resnet50.py": {"B", "C", "M", "S"},
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_lazy_config_trains_and_is_evaluated(lazy, tmp_path, name):
+    results = _run(*lazy(name))
+    assert set(results) == {"bbox", "segm"} | ({"panoptic_seg"} if name.startswith("Panoptic") else set())
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "total_loss" in line] == [1]
+    assert LOSSES[name] <= set(lines[0]) and math.isfinite(lines[0]["total_loss"])
+    saved = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    assert saved["iteration"] == 1 and saved["model"].keys() == saved_keys(lazy(name))
+
+
+def saved_keys(words: list[str]) -> set[str]:
+    """Parameters and buffers of the model that the words describe."""
+    return instantiate(load_lazy_config(find_config_file(words[1]), words[2:]).model).state_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -139,12 +150,15 @@ def test_a_lazy_config_trains_resumes_and_is_evaluated(shapes, tmp_path):
         (["train.max_itre=3"], r"non-existent key train.max_itre. Did you mean train.max_iter"),
         (["SOLVER.MAX_ITER", "3"], r"'SOLVER.MAX_ITER' of a LazyConfig must look like key=value"),
         (["train.init_checkpoint=no.pth"], r"train.init_checkpoint: 'no.pth' does not exist"),
-        (["dataloader.test.dataset.names=shapes_vall"], r"'shapes_vall', which is not a registered.*shapes_val"),
+        (["dataloader.test.dataset.names=shapes_vall"], r"test.dataset.names names 'shapes_vall'.*shapes_val"),
+        (["model.proposal_generator.num_classes=80"], r"'shapes_train' has 6 thing_classes, but model.proposal_gen"),
+        (["--eval-only", "model.proposal_generator.num_classes=5"], r"'shapes_val' has 6 thing_classes.*classes is 5"),
     ],
 )
-def test_mistakes_in_lazy_configs_are_explained(shapes, tmp_path, overrides, message):
+def test_mistakes_in_lazy_configs_are_explained(lazy, overrides, message):
+    flags = [word for word in overrides if word.startswith("--")]
     with pytest.raises(BadInput, match=message):
-        _run("--config-file", "BlendMask/R_50_1x.py", *LAZY, f"train.output_dir={tmp_path}", *overrides)
+        _run(*flags, *lazy("BlendMask/R_50_1x.py"), *(word for word in overrides if word not in flags))
 
 
 def test_more_processes_than_gpus():
