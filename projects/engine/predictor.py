@@ -2,35 +2,39 @@
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.engine import DefaultPredictor
+from detectron2.config import CfgNode, instantiate
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from omegaconf import DictConfig
+from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.data.mapper import MaskDatasetMapper
 
 
-class Predictor(DefaultPredictor):
-    """Detectron2's DefaultPredictor with our checkpointer and a threshold that holds for every model.
+class Predictor:
+    """As Detectron2's DefaultPredictor, for either kind of config, with a threshold that holds for every model.
 
-    The threshold is on the final `scores`, whatever the model makes them of; config keys such as
-    MODEL.FCOS.INFERENCE_TH_TEST compare other numbers and stay as they are.
+    Pictures are resized as the config's test loader does it. The threshold is on the final `scores`, whatever the model
+    makes them of; config keys such as MODEL.FCOS.INFERENCE_TH_TEST compare other numbers and stay as they are.
     """
 
-    def __init__(self, cfg: CfgNode, confidence_threshold: float = 0.0) -> None:
+    def __init__(self, cfg: CfgNode | DictConfig, confidence_threshold: float = 0.0) -> None:
         """
         Args:
-            cfg: the whole config; MODEL.WEIGHTS is loaded.
+            cfg: the whole config; MODEL.WEIGHTS or train.init_checkpoint is loaded.
             confidence_threshold: instances and panoptic things with a lower score are left out.
         """
-        weights = cfg.MODEL.WEIGHTS
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.WEIGHTS = ""  # loaded below, safely
-        # Already applied when a panoptic map is put together; afterwards a lower threshold could bring nothing back.
-        cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = confidence_threshold
-        super().__init__(cfg)
+        self.model, self.mapper, weights = _build(cfg)
+        self.model.eval()
         PentamaskCheckpointer(self.model).load(weights)
         self.confidence_threshold = confidence_threshold
+        if hasattr(self.model, "combine_instances_score_thresh"):
+            # Applied when a panoptic map is put together; afterwards a lower threshold could bring nothing back.
+            self.model.combine_instances_score_thresh = confidence_threshold
 
+    @torch.no_grad()
     def __call__(self, original_image: np.ndarray) -> dict:
         """
         Args:
@@ -39,7 +43,11 @@ class Predictor(DefaultPredictor):
         Returns:
             The model's output for this image, in Detectron2's format, above the threshold.
         """
-        predictions = super().__call__(original_image)
+        height, width = original_image.shape[:2]
+        inputs = T.AugInput(original_image[:, :, ::-1] if self.mapper.image_format == "RGB" else original_image)
+        self.mapper.augmentations(inputs)
+        image = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        (predictions,) = self.model([{"image": image, "height": height, "width": width}])
         if "instances" in predictions:
             instances = predictions["instances"]
             predictions["instances"] = instances[instances.scores >= self.confidence_threshold]
@@ -52,3 +60,11 @@ class Predictor(DefaultPredictor):
         weak = [s["id"] for s in segments if s["isthing"] and s.get("score", 1.0) < self.confidence_threshold]
         id_map = id_map.masked_fill(torch.isin(id_map, torch.tensor(weak, dtype=id_map.dtype).to(id_map.device)), 0)
         return id_map, [s for s in segments if s["id"] not in weak]
+
+
+def _build(cfg: CfgNode | DictConfig) -> tuple[nn.Module, DatasetMapper, str]:
+    """The model, the test loader's mapper, which knows the size and colours that it takes, and its weights."""
+    if isinstance(cfg, CfgNode):
+        return build_model(cfg), MaskDatasetMapper(cfg, is_train=False), cfg.MODEL.WEIGHTS
+    model = instantiate(cfg.model).to(cfg.train.device)
+    return model, instantiate(cfg.dataloader.test.mapper), cfg.train.init_checkpoint

@@ -2,6 +2,8 @@
 
 python -m pentamask.tools.demo --config-file BlendMask/R_50_1x.yaml --input a.jpg 'dir/*.jpg' --output results \
     --opts MODEL.WEIGHTS R_50_1x.pth
+
+Or with a LazyConfig: --config-file BlendMask/R_50_1x.py ... --opts train.init_checkpoint=R_50_1x.pth
 """
 
 import argparse
@@ -24,6 +26,7 @@ from PIL import Image
 
 from pentamask.engine.checks import BadInput, check_weights
 from pentamask.engine.config import available_device, find_config_file, load_config
+from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.predictor import Predictor
 from pentamask.visualize.predictions import draw_frame, draw_predictions
 
@@ -43,7 +46,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="FILE_OR_DIR", help="where to save; without it a window opens")
     parser.add_argument("--confidence-threshold", type=float, default=0.5, help="lowest score of an instance to show")
     parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config options; the last flag"
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="OPT",
+        help="KEY VALUE ... or, for .py files, key=value ...",
     )
     return parser
 
@@ -71,12 +78,17 @@ def main(args: argparse.Namespace) -> None:
 def _build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
     config_file = find_config_file(args.config_file)
     if config_file.endswith(".py"):
-        raise BadInput(f"--config-file {config_file}: the demo takes YAML files only.")
-    cfg = load_config(config_file, args.opts)
-    check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)
-    cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
-    cfg.freeze()
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")
+        cfg = load_lazy_config(config_file, args.opts)
+        check_weights("train.init_checkpoint", cfg.train.init_checkpoint)
+        cfg.train.device = available_device(cfg.train.device)
+        names = cfg.dataloader.test.dataset.names
+    else:
+        cfg = load_config(config_file, args.opts)
+        check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)
+        cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
+        cfg.freeze()
+        names = cfg.DATASETS.TEST or "__unused"
+    metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
     return Predictor(cfg, args.confidence_threshold), metadata
 
 

@@ -10,10 +10,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.config import instantiate
 from PIL import Image
 
+from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.engine.checks import BadInput
-from pentamask.engine.config import load_config
+from pentamask.engine.config import find_config_file, load_config
+from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.predictor import Predictor
 from pentamask.tools import demo
 
@@ -71,6 +74,27 @@ def test_inputs_and_outputs_that_cannot_be_used(images, tiny, tmp_path):
         _run("--input", one, "--opts", *tiny, "MODEL.WEIGHTS", "no.pth")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BlendMask/R_50_1x.py",
+        "CenterMask/centermask_R_50_FPN_ms_3x.py",
+        "MaskRCNN/R_50_FPN_1x.py",
+        "PanopticSegFormer/R_50_2x.py",
+        "YOLACT/yolact_resnet50.py",
+    ],
+)
+def test_lazy_configs(images, lazy, tmp_path, name):
+    source, target = os.path.join(images, "000001.jpg"), str(tmp_path / "a.png")
+    flags, overrides = lazy(name)[:2], lazy(name)[2:]
+    common = ["--confidence-threshold", "0", "--input", source, "--output", target, "--opts", *overrides]
+    demo.main(demo.get_parser().parse_args([*flags, *common]))
+    before, after = (np.array(Image.open(path)) for path in (source, target))
+    assert before.shape == after.shape and (before != after).any()
+    with pytest.raises(BadInput, match=r"train.init_checkpoint: 'no.pth' does not exist"):
+        demo.main(demo.get_parser().parse_args([*flags, *common, "train.init_checkpoint=no.pth"]))
+
+
 def test_video_keeps_its_size_and_number_of_frames(images, tiny, tmp_path):
     source = str(tmp_path / "clip.mp4")
     frames = [cv2.resize(cv2.imread(path), (96, 64)) for path in sorted(glob.glob(images + "/*.jpg"))[:3]]
@@ -96,6 +120,23 @@ def test_the_threshold_is_on_the_final_score_of_every_model(images, tiny):
     torch.manual_seed(0)
     kept = Predictor(cfg, confidence_threshold=middle)(image)["instances"].scores
     torch.testing.assert_close(kept, scores[scores >= middle])
+
+
+def test_the_model_gets_what_the_test_loader_gives(images, shapes, lazy):
+    options = ["INPUT.FORMAT", "RGB", "INPUT.RESIZER", "opencv", "INPUT.MIN_SIZE_TEST", "90", "MODEL.DEVICE", "cpu"]
+    cfg = load_config("configs/shapes/PanopticSegFormer_R_50_thin.yaml", options)
+    words = lazy("PanopticSegFormer/R_50_2x.py")
+    lazy_cfg = load_lazy_config(find_config_file(words[1]), words[2:])
+    path = os.path.join(images, "000001.jpg")
+    for config, mapper in (
+        (cfg, MaskDatasetMapper(cfg, is_train=False)),
+        (lazy_cfg, instantiate(lazy_cfg.dataloader.test.mapper)),
+    ):
+        predictor = Predictor(config)
+        predictor.model = lambda inputs: inputs
+        expected, actual = mapper({"file_name": path}), predictor(cv2.imread(path))
+        torch.testing.assert_close(actual["image"], expected["image"], rtol=0, atol=0)
+        assert (actual["height"], actual["width"]) == (expected["height"], expected["width"])
 
 
 def test_the_threshold_voids_panoptic_things():
