@@ -11,6 +11,9 @@ from torchvision.ops import batched_nms, box_iou
 
 # Boxes that are compared with the others at a time, which bounds the memory.
 _ROWS = 500
+# With more boxes than this, as an untrained model has, most pairs are within no class's top-k: then each class compares
+# its own.
+_MANY = 3000
 
 
 def fast_nms(
@@ -42,10 +45,15 @@ def fast_nms(
     keep = rank < top_k
     if score_threshold is not None:
         keep &= scores > score_threshold
-    # The classes share the boxes' overlaps and differ only in the order: of a pair, the one that is later goes. If it
-    # is within the top-k, the other is so, too.
-    for first, second in _overlapping_pairs(boxes, iou_threshold):
-        keep.scatter_(1, torch.where(rank[:, first] > rank[:, second], first, second), False)
+    if len(boxes) > _MANY:
+        for row, best in zip(keep, order[:, :top_k]):
+            for _, second in _overlapping_pairs(boxes[best], iou_threshold):
+                row[best[second]] = False
+    else:
+        # The classes share the boxes' overlaps and differ only in the order: of a pair, the one that is later goes. If
+        # it is within the top-k, the other is so, too.
+        for first, second in _overlapping_pairs(boxes, iou_threshold):
+            keep.scatter_(1, torch.where(rank[:, first] > rank[:, second], first, second), False)
     classes, index = keep.nonzero(as_tuple=True)
     scores, by_score = scores[classes, index].sort(descending=True, stable=True)
     return index[by_score], classes[by_score], scores

@@ -3,6 +3,7 @@ import torch
 from torchvision.ops import batched_nms, nms
 
 from pentamask.yolact import cross_class_fast_nms, fast_nms
+from pentamask.yolact import nms as implementation
 from pentamask.yolact.nms import greedy_nms
 
 # Three boxes in a row, each overlapping its neighbours by an IoU of 0.6: greedy NMS keeps the first and the last.
@@ -36,6 +37,14 @@ def test_against_the_definition(n):
     expected.sort(reverse=True)
     index, classes, kept = fast_nms(boxes, scores, 0.4, top_k=25, score_threshold=0.3)
     assert list(zip(kept.tolist(), index.tolist(), classes.tolist())) == expected
+
+
+def test_many_boxes_give_the_same(monkeypatch):
+    boxes, scores = random_boxes(300, 5)
+    boxes[:20, 2:] = boxes[:20, :2]  # no area
+    expected = fast_nms(boxes, scores, 0.4, top_k=40)
+    monkeypatch.setattr(implementation, "_MANY", 0)
+    assert all(map(torch.equal, fast_nms(boxes, scores, 0.4, top_k=40), expected))
 
 
 def test_keeps_a_part_of_what_greedy_nms_keeps():
