@@ -24,3 +24,15 @@ from pentamask.fcos.weights import FCOS_KEY_RULES
 def test_names_of_older_files(theirs, ours):
     assert FCOS_KEY_RULES.rename(theirs) == ours
     assert FCOS_KEY_RULES.rename(ours) == ours
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backbone.bottom_up.level2.tree1.bn1.weight",  # DLA
+        "backbone.bottom_up.base_layer.1.running_var",
+        "backbone.bottom_up.stage3.OSA3_1.layers.0.OSA3_1_0/norm.weight",  # VoVNet
+    ],
+)
+def test_names_of_other_bodies_stay(name):
+    assert FCOS_KEY_RULES.rename(name) == name
