@@ -25,6 +25,7 @@ from pentamask import (  # noqa: F401  (registers them)
 )
 from pentamask.blendmask import add_blendmask_config
 from pentamask.centermask import add_centermask_config
+from pentamask.checkpoint.path_handler import register_checkpoint_handler
 from pentamask.config import add_pentamask_config
 from pentamask.data.builtin import register_builtin
 from pentamask.data.shapes import register_shapes
@@ -33,6 +34,7 @@ from pentamask.yolact import add_yolact_config
 
 register_builtin()
 register_shapes()
+register_checkpoint_handler()
 
 __all__ = [
     "add_blendmask_config",

@@ -3,9 +3,13 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # authors_files.py
 
 # Before anything imports Detectron2 or pentamask, which read it once; child processes inherit it.
 _DATASETS = tempfile.mkdtemp(prefix="pentamask_tests_")

@@ -87,8 +87,8 @@ def _refuse_other_model(rules: KeyRules, own: set[str], found: set[str]) -> None
         return
     raise ValueError(
         f"This checkpoint does not belong to the {rules.model} that was built: the model expects {len(own)} entries, "
-        f"{len(matched)} of them were found. Missing, or of another shape: {_sample(missing)}. "
-        f"In the file but not in the model: {_sample(unknown)}. Check that MODEL.WEIGHTS and the config file name the "
+        f"{len(matched)} of them were found. Missing, or of another shape: {sample(missing)}. "
+        f"In the file but not in the model: {sample(unknown)}. Check that MODEL.WEIGHTS and the config file name the "
         "same model (backbone, norm, heads)."
     )
 
@@ -97,7 +97,8 @@ def _matches(patterns: Iterable[str], name: str) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _sample(names: list[str], count: int = 4) -> str:
+def sample(names: list[str], count: int = 4) -> str:
+    """The first names of a list, for a message."""
     if not names:
         return "none"
     more = f" and {len(names) - count} more" if len(names) > count else ""

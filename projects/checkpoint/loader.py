@@ -1,4 +1,4 @@
-"""A checkpointer that reads Detectron2's, torch's and safetensors' files without running what stands in them."""
+"""Reading Detectron2's, torch's and safetensors' files without running what stands in them."""
 
 import pickle
 import re
@@ -8,7 +8,9 @@ from urllib.parse import parse_qs, urlparse
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
+from torch import nn
 
+from pentamask.checkpoint.key_map import sample
 from pentamask.checkpoint.safe_pickle import load_pickle
 
 
@@ -35,16 +37,58 @@ class PentamaskCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         if not filename.endswith(".pkl"):
             return super()._load_file(filename)
-        checkpoint = _unify_pickle(load_pickle(filename), filename)
+        checkpoint = read_checkpoint(filename)
         if parse_qs(self._parsed_url_during_load.query).get("matching_heuristics") == ["True"]:
             checkpoint["matching_heuristics"] = True
         return checkpoint
 
     def _torch_load(self, f: str) -> dict[str, Any]:
-        checkpoint = _read_safetensors(f) if f.endswith(".safetensors") else _read_torch(f)
-        if "model" not in checkpoint and "state_dict" in checkpoint:
-            return {"model": checkpoint["state_dict"]}
-        return checkpoint
+        return read_checkpoint(f)
+
+
+class _CompleteCheckpointer(PentamaskCheckpointer):
+    """Refuses what Detectron2 only warns of."""
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        misshaped = [f"{name} {theirs} instead of {ours}" for name, theirs, ours in incompatible.incorrect_shapes]
+        findings = {
+            "missing": incompatible.missing_keys,
+            "unused": incompatible.unexpected_keys,
+            "of another shape": misshaped,
+        }
+        if any(findings.values()):
+            report = "; ".join(f"{title}: {sample(names)}" for title, names in findings.items() if names)
+            raise ValueError(f"The checkpoint does not fill the model: {report}.")
+        return incompatible
+
+
+def load_completely(model: nn.Module, path: str) -> None:
+    """Load `path` into `model`, where training from a backbone or with other classes is not wanted.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read safely, belongs to another model, lacks an entry of `model`, or has one
+            that is not its.
+    """
+    _CompleteCheckpointer(model).load(path)
+
+
+def read_checkpoint(filename: str) -> dict[str, Any]:
+    """Read a local `.pkl`, `.safetensors` or torch file, running nothing that stands in it.
+
+    Returns:
+        The weights (names to arrays or tensors) under "model", beside them what else the file holds and Detectron2
+        understands, as "iteration" or "matching_heuristics".
+
+    Raises:
+        ValueError: the file is broken, holds no weights, or asks for more than arrays, numbers, strings and containers.
+        ImportError: a `.safetensors` file without the package safetensors.
+    """
+    if filename.endswith(".pkl"):
+        return _unify_pickle(load_pickle(filename), filename)
+    checkpoint = _read_safetensors(filename) if filename.endswith(".safetensors") else _read_torch(filename)
+    return checkpoint if "model" in checkpoint else {"model": checkpoint.get("state_dict", checkpoint)}
 
 
 def _check_exists(path: str) -> None:
