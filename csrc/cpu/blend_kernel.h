@@ -1,281 +1,189 @@
 // BlendMask's blender. Crop and upsampling are separable: a source row is resampled horizontally once per instance, and
-// every output row mixes two resampled rows.
+// every output row mixes two resampled rows. K: the number of maps, 0 for any.
 #pragma once
-#include "simd.h"
+#include "resample.h"
 
 namespace pentamask {
 namespace PENTAMASK_ISA {
 
-// Samples along one axis of the output, padded with outside samples to a multiple of kGroup.
+// One output row: the resampled rows above and below it, and their weights.
 template <typename T>
-struct Axis {
-  static constexpr int W = kWidth<T>;
-  int64_t padded;
-  int32_t *low, *high;
-  Lane<T>* inside;  // 0 or 1
-  T *low_weight, *high_weight;
-  int32_t* base;                     // per W samples: first of 2 W source numbers that hold them all; -1 where there is none
-  Lane<T> *low_offset, *high_offset;  // from there
+struct MixedRow {
+  const T *upper, *lower;
+  T upper_weight, lower_weight;
 
-  Axis(Scratch& scratch, int64_t count) : padded((count + kGroup - 1) / kGroup * kGroup) {
-    low = scratch.take<int32_t>(padded);
-    high = scratch.take<int32_t>(padded);
-    inside = scratch.take<Lane<T>>(padded);
-    low_weight = scratch.take<T>(padded);
-    high_weight = scratch.take<T>(padded);
-    base = scratch.take<int32_t>(padded);
-    low_offset = scratch.take<Lane<T>>(padded);
-    high_offset = scratch.take<Lane<T>>(padded);
-  }
-
-  // One RoIAlign sample in the middle of each of `count` bins between `from` and `to`, in pixels of the map.
-  void set_crop(T from, T to, int32_t size, int32_t count) {
-    const T first = from - T(0.5), step = (to - from) / T(count);
-    for (int32_t i = 0; i < static_cast<int32_t>(padded); ++i) {
-      put(i, roi_align_sample(first + (T(i) + T(0.5)) * step, size), count);
-    }
-    find_bases(size);
-  }
-
-  void set_resize(int32_t size, int32_t count) {
-    const T ratio = T(size) / T(count);
-    for (int32_t i = 0; i < static_cast<int32_t>(padded); ++i) {
-      put(i, resize_sample(i, size, ratio), count);
-    }
-    find_bases(size);
-  }
-
-  // W samples from sample i on of a source row: two loads and two shuffles where they lie close together.
-  inline Vector<T, W> resample(const T* source, int64_t i) const {
-    Vector<T, W> lower, upper;
-    const int32_t start = base[i / W];
-    if (start >= 0) {
-      const Vector<T, W> a = load<T, W>(source + start), b = load<T, W>(source + start + W);
-      lower = __builtin_shuffle(a, b, load<Lane<T>, W>(low_offset + i));
-      upper = __builtin_shuffle(a, b, load<Lane<T>, W>(high_offset + i));
-    } else {
-      for (int lane = 0; lane < W; ++lane) {
-        lower[lane] = source[low[i + lane]];
-        upper[lane] = source[high[i + lane]];
-      }
-    }
-    const Vector<T, W> mixed = load<T, W>(low_weight + i) * lower + load<T, W>(high_weight + i) * upper;
-    return load<Lane<T>, W>(inside + i) != 0 ? mixed : Vector<T, W>{};
-  }
-
- private:
-  // Without a shuffle instruction of two registers (the baseline) single loads are faster.
-  void find_bases(int32_t size) {
-    for (int64_t i = 0; i < padded; i += W) {
-      int32_t first = size, last = 0;
-      for (int lane = 0; lane < W; ++lane) {
-        first = inside[i + lane] && low[i + lane] < first ? low[i + lane] : first;
-        last = inside[i + lane] && high[i + lane] > last ? high[i + lane] : last;
-      }
-      first = first < size - 2 * W ? first : size - 2 * W;
-      base[i / W] = PENTAMASK_VECTOR_BYTES >= 32 && last - first < 2 * W ? first : -1;
-      for (int lane = 0; lane < W; ++lane) {
-        low_offset[i + lane] = inside[i + lane] ? low[i + lane] - first : 0;
-        high_offset[i + lane] = inside[i + lane] ? high[i + lane] - first : 0;
-      }
-    }
-  }
-
-  inline void put(int32_t i, const AxisSample<T>& sample, int32_t count) {
-    low[i] = sample.low;
-    high[i] = sample.high;
-    inside[i] = sample.inside & (i < count);
-    low_weight[i] = T(1) - sample.fraction;
-    high_weight[i] = sample.fraction;
-  }
-};
-
-// The two latest rows of [maps, height, width], resampled along an axis. Neighbouring rows never share a slot.
-template <typename T>
-struct RowCache {
-  const T* planes;
-  int64_t maps, height, width, padded, rows_held[2];
-  T* rows;
-
-  RowCache(Scratch& scratch, int64_t maps, int64_t height, int64_t width, int64_t padded)
-      : planes(nullptr), maps(maps), height(height), width(width), padded(padded), rows(scratch.take<T>(2 * maps * padded)) {}
-
-  void reset(const T* from) {
-    planes = from;
-    rows_held[0] = rows_held[1] = -1;
-  }
-
-  const T* get(int64_t row, const Axis<T>& axis) {
-    T* slot = rows + (row & 1) * maps * padded;
-    if (rows_held[row & 1] != row) {
-      rows_held[row & 1] = row;
-      for (int64_t k = 0; k < maps; ++k) {
-        const T* source = planes + (k * height + row) * width;
-        for (int64_t i = 0; i < padded; i += kWidth<T>) {
-          store<T, kWidth<T>>(slot + k * padded + i, axis.resample(source, i));
-        }
-      }
-    }
-    return slot;
+  PENTAMASK_METHOD Vector<T, kWidth<T>> at(int64_t i) const {
+    constexpr int W = kWidth<T>;
+    return upper_weight * load<T, W>(upper + i) + lower_weight * load<T, W>(lower + i);
   }
 };
 
 // Everything that one instance's rows are made from.
-template <typename T>
+template <typename T, int K>
 struct Blender {
+  static constexpr int W = kWidth<T>;
+  typedef Vector<T, W> V;
+
   const BlendArgs<T>& args;
-  int64_t padded;
+  const int64_t padded;
   Axis<T> x, y, resize;
+  Taps<T> crop_taps, resize_taps;
   RowCache<T> crops, logits;
-  T* probabilities;
+  V* shares;  // for any number of maps; four stay in registers
   int64_t image = -1;
 
   Blender(const BlendArgs<T>& args, Scratch& scratch)
       : args(args),
-        padded((args.output_size + kGroup - 1) / kGroup * kGroup),
+        padded(round_up(args.output_size, kGroup)),
         x(scratch, args.output_size),
         y(scratch, args.output_size),
         resize(scratch, args.output_size),
-        crops(scratch, args.maps, args.height, args.width, padded),
-        logits(scratch, args.maps, args.attn_size, args.attn_size, padded),
-        probabilities(scratch.take<T>(args.maps * padded)) {
-    resize.set_resize(static_cast<int32_t>(args.attn_size), static_cast<int32_t>(args.output_size));
+        crop_taps(scratch, args.width, args.width, padded, 2 * padded / W),
+        resize_taps(scratch, args.attn_size, args.attn_size, padded, 2 * padded / W),
+        crops(scratch, maps(), args.height, args.width, padded),
+        logits(scratch, maps(), args.attn_size, args.attn_size, padded),
+        shares(scratch.take<V>(maps())) {
+    resize.set_resize(static_cast<int32_t>(args.attn_size));
+    resize_taps.set(resize);
   }
 
   void set_rows(int64_t instance) {
     const T* roi = args.rois + 5 * instance;
     image = static_cast<int64_t>(roi[0]);
-    const int32_t count = static_cast<int32_t>(args.output_size);
-    y.set_crop(roi[2] * args.spatial_scale, roi[4] * args.spatial_scale, static_cast<int32_t>(args.height), count);
+    y.set_crop(roi[2] * args.spatial_scale, roi[4] * args.spatial_scale, static_cast<int32_t>(args.height));
+  }
+
+  void set_columns(int64_t instance) {
+    const T* roi = args.rois + 5 * instance;
+    x.set_crop(roi[1] * args.spatial_scale, roi[3] * args.spatial_scale, static_cast<int32_t>(args.width));
+    logits.reset(args.attn + instance * maps() * args.attn_size * args.attn_size);
   }
 
   void set(int64_t instance) {
     set_rows(instance);
-    const T* roi = args.rois + 5 * instance;
-    const int32_t count = static_cast<int32_t>(args.output_size);
-    x.set_crop(roi[1] * args.spatial_scale, roi[3] * args.spatial_scale, static_cast<int32_t>(args.width), count);
-    crops.reset(args.bases + image * args.maps * args.height * args.width);
-    logits.reset(args.attn + instance * args.maps * args.attn_size * args.attn_size);
+    set_columns(instance);
+    crop_taps.set(x);
+    crops.reset(args.bases + image * maps() * args.height * args.width);
   }
 
-  // probabilities [maps, padded]: softmax over the maps of output row j of the upsampled attention.
-  void attend(int64_t j) {
-    constexpr int W = kWidth<T>;
-    typedef Vector<T, W> V;
-    const T* upper = logits.get(resize.low[j], resize);
-    const T* lower = logits.get(resize.high[j], resize);
-    const T upper_weight = resize.low_weight[j], lower_weight = resize.high_weight[j];
-    for (int64_t i = 0; i < padded; i += W) {
-      V most, sum{};
-      for (int64_t k = 0; k < args.maps; ++k) {
-        const int64_t at = k * padded + i;
-        const V logit = upper_weight * load<T, W>(upper + at) + lower_weight * load<T, W>(lower + at);
-        store<T, W>(probabilities + at, logit);
-        most = k == 0 ? logit : ((logit > most) | (logit != logit)) ? logit : most;
-      }
-      for (int64_t k = 0; k < args.maps; ++k) {
-        const V share = exponential<W>(load<T, W>(probabilities + k * padded + i) - most);
-        store<T, W>(probabilities + k * padded + i, share);
-        sum += share;
-      }
-      sum = T(1) / sum;
-      for (int64_t k = 0; k < args.maps; ++k) {
-        T* share = probabilities + k * padded + i;
-        store<T, W>(share, load<T, W>(share) * sum);
-      }
-    }
+  PENTAMASK_METHOD int64_t maps() const {
+    return K > 0 ? K : args.maps;
   }
 
-  // blended [padded]: output row j, after attend(j). Samples outside the map are zero.
-  void mix(int64_t j, T* blended) {
-    constexpr int W = kWidth<T>;
-    fill(blended, padded, T(0));
-    if (!y.inside[j]) {
-      return;
+  MixedRow<T> logit_row(int64_t j) {
+    const T* upper = logits.get(resize.low[j], resize_taps);
+    return {upper, logits.get(resize.high[j], resize_taps), resize.low_weight[j], resize.high_weight[j]};
+  }
+
+  MixedRow<T> crop_row(int64_t j) {
+    const T* upper = crops.get(y.low[j], crop_taps);
+    return {upper, crops.get(y.high[j], crop_taps), y.low_weight[j], y.high_weight[j]};
+  }
+
+  // The softmax over the maps at columns [i, i + W): share[k] before the division by their sum. Returns 1 / sum.
+  PENTAMASK_METHOD V attend(const MixedRow<T>& logit, int64_t i, V* share) const {
+    V most = share[0] = logit.at(i);
+    for (int64_t k = 1; k < maps(); ++k) {
+      share[k] = logit.at(k * padded + i);
+      most = share[k] > most ? share[k] : most;  // a NaN is in the sum anyway
     }
-    const T* upper = crops.get(y.low[j], x);
-    const T* lower = crops.get(y.high[j], x);
-    const T upper_weight = y.low_weight[j], lower_weight = y.high_weight[j];
-    for (int64_t i = 0; i < padded; i += W) {
-      Vector<T, W> sum{};
-      for (int64_t k = 0; k < args.maps; ++k) {
-        const int64_t at = k * padded + i;
-        sum += load<T, W>(probabilities + at) * (upper_weight * load<T, W>(upper + at) + lower_weight * load<T, W>(lower + at));
-      }
-      store<T, W>(blended + i, sum);
+    V sum{};
+    for (int64_t k = 0; k < maps(); ++k) {
+      share[k] = exponential<W>(share[k] - most);
+      sum += share[k];
     }
+    return T(1) / sum;
+  }
+
+  // The output at columns [i, i + W), from what attend() gave.
+  PENTAMASK_METHOD V mix(const MixedRow<T>& crop, int64_t i, const V* share, V scale) const {
+    V sum{};
+    for (int64_t k = 0; k < maps(); ++k) {
+      sum += share[k] * crop.at(k * padded + i);
+    }
+    return sum * scale;
   }
 };
 
-template <typename T>
-void blend(const BlendArgs<T>& args, T* out, char* buffer, int64_t begin, int64_t end) {
+template <typename T, int K>
+void blend_maps(const BlendArgs<T>& args, T* out, char* buffer, int64_t begin, int64_t end) {
+  typedef Blender<T, K> B;
   Scratch scratch{buffer};
-  Blender<T> blender(args, scratch);
+  B blender(args, scratch);
+  const int64_t count = args.output_size;
   T* blended = scratch.take<T>(blender.padded);
   for (int64_t n = begin; n < end; ++n) {
     blender.set(n);
-    for (int64_t j = 0; j < args.output_size; ++j) {
-      blender.attend(j);
-      blender.mix(j, blended);
-      __builtin_memcpy(out + (n * args.output_size + j) * args.output_size, blended, args.output_size * sizeof(T));
+    for (int64_t j = 0; j < count; ++j) {
+      T* row = out + (n * count + j) * count;
+      if (!blender.y.inside[j]) {
+        fill(row, count, T(0));
+        continue;
+      }
+      const MixedRow<T> logit = blender.logit_row(j), crop = blender.crop_row(j);
+      for (int64_t i = 0; i < blender.padded; i += B::W) {
+        typename B::V local[K > 0 ? K : 1], *share = K > 0 ? local : blender.shares;
+        const auto scale = blender.attend(logit, i, share);
+        store<T, B::W>(blended + i, blender.mix(crop, i, share, scale));
+      }
+      __builtin_memcpy(row, blended, count * sizeof(T));
     }
   }
 }
 
-// to[low] += weight * from, to[high] += weight * from: the transpose of resampling along an axis.
+// to[0 .. W) += weight * from
 template <typename T>
-PENTAMASK_INLINE void scatter_row(const Axis<T>& axis, const T* from, int64_t count, T* to) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (axis.inside[i]) {
-      to[axis.low[i]] += axis.low_weight[i] * from[i];
-      to[axis.high[i]] += axis.high_weight[i] * from[i];
-    }
-  }
+PENTAMASK_INLINE void add_scaled(T* to, T weight, Vector<T, kWidth<T>> from) {
+  store<T, kWidth<T>>(to, load<T, kWidth<T>>(to) + weight * from);
 }
 
+// to[0 .. count) += from
 template <typename T>
-PENTAMASK_INLINE void add_scaled(T* __restrict to, T weight, const T* __restrict from, int64_t count) {
+PENTAMASK_INLINE void add(T* __restrict to, const T* __restrict from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
-    to[i] += weight * from[i];
+    to[i] += from[i];
   }
 }
 
 // grad_attn of instances [begin, end); d softmax = p * (crop - blended), then the transpose of the upsampling.
-template <typename T>
-void blend_attn_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_attn, char* buffer, int64_t begin, int64_t end) {
+template <typename T, int K>
+void blend_maps_attn_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_attn, char* buffer, int64_t begin, int64_t end) {
+  typedef Blender<T, K> B;
+  constexpr int W = B::W;
   Scratch scratch{buffer};
-  Blender<T> blender(args, scratch);
-  const int64_t padded = blender.padded, size = args.attn_size, count = args.output_size;
-  T* __restrict blended = scratch.take<T>(padded);
-  T* __restrict grad = scratch.take<T>(padded);
-  T* __restrict logit = scratch.take<T>(padded);
-  T* rows = scratch.take<T>(args.maps * size * padded);
+  B blender(args, scratch);
+  const int64_t size = args.attn_size, count = args.output_size, pitch = blender.padded + 2 * kGroup;
+  T* grad = scratch.take<T>(blender.padded);
+  T* rows = scratch.take<T>(blender.maps() * size * pitch);
+  T* row_grad = scratch.take<T>(round_up(size, kGroup));
+  Taps<T> transposed(scratch, count, pitch, round_up(size, kGroup), 2 * count);
+  int64_t outputs;
+  const int64_t first = transposed.set_transposed(blender.resize, &outputs);
+  fill(grad, blender.padded, T(0));
   for (int64_t n = begin; n < end; ++n) {
     blender.set(n);
-    fill(rows, args.maps * size * padded, T(0));
-    fill(grad, padded, T(0));
+    fill(rows, blender.maps() * size * pitch, T(0));
     for (int64_t j = 0; j < count; ++j) {
       if (!blender.y.inside[j]) {
         continue;  // the crop is zero there whatever the attention is
       }
-      blender.attend(j);
-      blender.mix(j, blended);
       __builtin_memcpy(grad, grad_out + (n * count + j) * count, count * sizeof(T));
-      const T* upper = blender.crops.get(blender.y.low[j], blender.x);
-      const T* lower = blender.crops.get(blender.y.high[j], blender.x);
-      const T upper_weight = blender.y.low_weight[j], lower_weight = blender.y.high_weight[j];
-      for (int64_t k = 0; k < args.maps; ++k) {
-        const T* __restrict p = blender.probabilities + k * padded;
-        const T *__restrict above = upper + k * padded, *__restrict below = lower + k * padded;
-        for (int64_t i = 0; i < padded; ++i) {
-          logit[i] = grad[i] * p[i] * (upper_weight * above[i] + lower_weight * below[i] - blended[i]);
+      const MixedRow<T> logit = blender.logit_row(j), crop = blender.crop_row(j);
+      T *upper = rows + blender.resize.low[j] * pitch, *lower = rows + blender.resize.high[j] * pitch;
+      for (int64_t i = 0; i < blender.padded; i += W) {
+        typename B::V local[K > 0 ? K : 1], *share = K > 0 ? local : blender.shares;
+        const auto scale = blender.attend(logit, i, share);
+        const auto blended = blender.mix(crop, i, share, scale), scaled = load<T, W>(grad + i) * scale;
+        for (int64_t k = 0; k < blender.maps(); ++k) {
+          const auto slope = scaled * share[k] * (crop.at(k * blender.padded + i) - blended);
+          add_scaled<T>(upper + k * size * pitch + i, logit.upper_weight, slope);
+          add_scaled<T>(lower + k * size * pitch + i, logit.lower_weight, slope);
         }
-        add_scaled(rows + (k * size + blender.resize.low[j]) * padded, blender.resize.low_weight[j], logit, padded);
-        add_scaled(rows + (k * size + blender.resize.high[j]) * padded, blender.resize.high_weight[j], logit, padded);
       }
     }
-    for (int64_t row = 0; row < args.maps * size; ++row) {
-      scatter_row(blender.resize, rows + row * padded, count, grad_attn + (n * args.maps * size + row) * size);
+    for (int64_t row = 0; row < blender.maps() * size; ++row) {
+      transposed.apply(rows + row * pitch, row_grad);
+      add(grad_attn + (n * blender.maps() * size + row) * size + first, row_grad, outputs);
     }
   }
 }
@@ -284,42 +192,59 @@ void blend_attn_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_attn, 
 template <typename T>
 struct RowScatter {
   const BlendArgs<T>& args;
-  int64_t padded, begin, end, rows_held[2];  // rows of all images; only [begin, end) is written
-  T *rows, *grad_bases;
+  int64_t begin, end;  // rows of all images; only these are written
+  int64_t pitch, first = 0, outputs = 0, rows_held[2] = {-1, -1};
+  Taps<T> transposed;
+  T *rows, *pixels, *grad_bases;
 
-  void flush(int slot, const Axis<T>& axis) {
+  RowScatter(const BlendArgs<T>& args, Scratch& scratch, T* grad_bases, int64_t begin, int64_t end)
+      : args(args),
+        begin(begin),
+        end(end),
+        pitch(round_up(args.output_size, kGroup) + 2 * kGroup),
+        transposed(scratch, args.output_size, pitch, round_up(args.width, kGroup), 2 * args.output_size),
+        rows(scratch.take<T>(2 * args.maps * pitch)),
+        pixels(scratch.take<T>(round_up(args.width, kGroup))),
+        grad_bases(grad_bases) {}
+
+  void set(const Axis<T>& x) {
+    first = transposed.set_transposed(x, &outputs);
+  }
+
+  void flush(int slot) {
     const int64_t row = rows_held[slot];
     if (row >= begin && row < end) {
       const int64_t image = row / args.height, line = row % args.height;
       for (int64_t k = 0; k < args.maps; ++k) {
-        T* target = grad_bases + ((image * args.maps + k) * args.height + line) * args.width;
-        scatter_row(axis, rows + (slot * args.maps + k) * padded, args.output_size, target);
+        transposed.apply(rows + (slot * args.maps + k) * pitch, pixels);
+        add(grad_bases + ((image * args.maps + k) * args.height + line) * args.width + first, pixels, outputs);
       }
     }
     rows_held[slot] = -1;
   }
 
-  T* get(int64_t row, const Axis<T>& axis) {
+  T* get(int64_t row) {
     const int slot = static_cast<int>(row & 1);
     if (rows_held[slot] != row) {
-      flush(slot, axis);
+      flush(slot);
       rows_held[slot] = row;
-      fill(rows + slot * args.maps * padded, args.maps * padded, T(0));
+      fill(rows + slot * args.maps * pitch, args.maps * pitch, T(0));
     }
-    return rows + slot * args.maps * padded;
+    return rows + slot * args.maps * pitch;
   }
 };
 
 // grad_bases, rows [begin, end) of all images: every row has one owner and adds its instances in order, so the sum does not
 // depend on the number of threads.
-template <typename T>
-void blend_bases_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_bases, char* buffer, int64_t begin, int64_t end) {
+template <typename T, int K>
+void blend_maps_bases_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_bases, char* buffer, int64_t begin, int64_t end) {
+  typedef Blender<T, K> B;
   Scratch scratch{buffer};
-  Blender<T> blender(args, scratch);
-  const int64_t padded = blender.padded, count = args.output_size;
-  T* __restrict grad = scratch.take<T>(padded);
-  RowScatter<T> scatter{args, padded, begin, end, {-1, -1}, scratch.take<T>(2 * args.maps * padded), grad_bases};
-  fill(grad, padded, T(0));
+  B blender(args, scratch);
+  const int64_t count = args.output_size;
+  T* grad = scratch.take<T>(blender.padded);
+  RowScatter<T> scatter(args, scratch, grad_bases, begin, end);
+  fill(grad, blender.padded, T(0));
   for (int64_t n = 0; n < args.instances; ++n) {
     bool started = false;
     blender.set_rows(n);
@@ -330,24 +255,43 @@ void blend_bases_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_bases
         continue;
       }
       if (!started) {
-        blender.set(n);
+        blender.set_columns(n);
+        scatter.set(blender.x);
         started = true;
       }
-      blender.attend(j);
       __builtin_memcpy(grad, grad_out + (n * count + j) * count, count * sizeof(T));
-      T *upper = scatter.get(low, blender.x), *lower = scatter.get(high, blender.x);
-      for (int64_t k = 0; k < args.maps; ++k) {
-        T* __restrict crop = blender.probabilities + k * padded;
-        for (int64_t i = 0; i < padded; ++i) {
-          crop[i] *= grad[i];
+      const MixedRow<T> logit = blender.logit_row(j);
+      T *upper = scatter.get(low), *lower = scatter.get(high);
+      for (int64_t i = 0; i < blender.padded; i += B::W) {
+        typename B::V local[K > 0 ? K : 1], *share = K > 0 ? local : blender.shares;
+        const auto scaled = blender.attend(logit, i, share) * load<T, B::W>(grad + i);
+        for (int64_t k = 0; k < blender.maps(); ++k) {
+          add_scaled<T>(upper + k * scatter.pitch + i, blender.y.low_weight[j], share[k] * scaled);
+          add_scaled<T>(lower + k * scatter.pitch + i, blender.y.high_weight[j], share[k] * scaled);
         }
-        add_scaled(upper + k * padded, blender.y.low_weight[j], crop, padded);
-        add_scaled(lower + k * padded, blender.y.high_weight[j], crop, padded);
       }
     }
-    scatter.flush(0, blender.x);
-    scatter.flush(1, blender.x);
+    scatter.flush(0);
+    scatter.flush(1);
   }
+}
+
+// The kernels, with the released models' four maps made constant.
+template <typename T>
+void blend(const BlendArgs<T>& args, T* out, char* scratch, int64_t begin, int64_t end) {
+  args.maps == 4 ? blend_maps<T, 4>(args, out, scratch, begin, end) : blend_maps<T, 0>(args, out, scratch, begin, end);
+}
+
+template <typename T>
+void blend_attn_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_attn, char* scratch, int64_t begin, int64_t end) {
+  args.maps == 4 ? blend_maps_attn_grad<T, 4>(args, grad_out, grad_attn, scratch, begin, end)
+                 : blend_maps_attn_grad<T, 0>(args, grad_out, grad_attn, scratch, begin, end);
+}
+
+template <typename T>
+void blend_bases_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_bases, char* scratch, int64_t begin, int64_t end) {
+  args.maps == 4 ? blend_maps_bases_grad<T, 4>(args, grad_out, grad_bases, scratch, begin, end)
+                 : blend_maps_bases_grad<T, 0>(args, grad_out, grad_bases, scratch, begin, end);
 }
 
 }  // namespace PENTAMASK_ISA

@@ -52,16 +52,21 @@ struct Kernels {
       const DeformAttnArgs<T>&, const Levels<T>&, const HeadRows<T>&, const DeformAttnGrads<T>&, int64_t first_point, int64_t last_point);
 };
 
-// Bytes of scratch for one call of the blend and spatial attention kernels.
+// Bytes of scratch for one call of the blend and spatial attention kernels; at least what they take.
 template <typename T>
 inline int64_t blend_scratch(const BlendArgs<T>& args) {
-  const int64_t columns = (args.output_size + kGroup - 1) / kGroup * kGroup;
-  return 64 * 32 + columns * (3 * (3 * sizeof(int32_t) + 5 * sizeof(T)) + (args.maps * (7 + args.attn_size) + 3) * sizeof(T));
+  const auto padded = [](int64_t count) { return (count + kGroup - 1) / kGroup * kGroup; };
+  const int64_t columns = padded(args.output_size), width = padded(args.width), attn = padded(args.attn_size);
+  const int64_t axes = 3 * columns * (3 * sizeof(int32_t) + 2 * sizeof(T));
+  const int64_t entries = 2 * (2 * columns + 2 * args.output_size * kGroup);  // of the four lists of taps, times their lanes
+  const int64_t taps = entries * (2 * sizeof(T) + sizeof(int32_t)) + 4 * (columns + width + attn + 4 * kGroup) * (2 * sizeof(int32_t) + sizeof(T));
+  const int64_t rows = args.maps * (8 + args.attn_size) * (columns + 2 * kGroup) + 4 * columns + 2 * (width + attn);
+  return 64 * 64 + axes + taps + (rows + args.maps * kGroup) * sizeof(T);
 }
 
 template <typename T>
 inline int64_t spatial_attention_scratch(const SpatialAttentionArgs<T>& args) {
-  const int64_t padded = (args.height + args.kernel) * (args.width + args.kernel);
+  const int64_t padded = (args.height + args.kernel) * (args.width + args.kernel) + args.kernel + kGroup;
   return 64 * 32 + padded * 10 * sizeof(T);
 }
 

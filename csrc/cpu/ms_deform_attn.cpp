@@ -1,6 +1,7 @@
 // Registration of deformable attention's CPU kernels, and their parallel loops.
 #include <algorithm>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include <ATen/Parallel.h>
@@ -87,7 +88,7 @@ template <typename T>
 class PackedHeads {
  public:
   PackedHeads(const DeformAttnArgs<T>& args, int64_t slots, bool with_grad)
-      : args_(args), size_(args.tokens * args.channels), value_(new T[slots * size_]), grad_(with_grad ? new T[slots * size_] : nullptr) {}
+      : args_(args), size_(args.tokens * args.channels), value_(allocate(slots)), grad_(with_grad ? allocate(slots) : nullptr) {}
 
   // Whether each row is read often enough to pay for its copy.
   static bool worth(const DeformAttnArgs<T>& args) {
@@ -129,9 +130,22 @@ class PackedHeads {
     return ((pair / args_.heads * args_.tokens + token) * args_.heads + pair % args_.heads) * args_.channels;
   }
 
+  struct Free {
+    void operator()(T* numbers) const {
+      ::operator delete(numbers, std::align_val_t(64));
+    }
+  };
+  using Numbers = std::unique_ptr<T, Free>;
+
+  // Rows that begin with a cache line do not straddle more of them than they fill. Uninitialised, so that the first touch is
+  // the parallel one.
+  Numbers allocate(int64_t slots) const {
+    return Numbers(static_cast<T*>(::operator new(slots * size_ * sizeof(T), std::align_val_t(64))));
+  }
+
   const DeformAttnArgs<T>& args_;
   int64_t size_;
-  std::unique_ptr<T[]> value_, grad_;  // uninitialised, so that the first touch is the parallel one
+  Numbers value_, grad_;
 };
 
 // The rows of a head where they lie in `value` and in its gradient.

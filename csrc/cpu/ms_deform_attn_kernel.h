@@ -15,12 +15,13 @@ struct alignas(64) Corners {
   Lane<T> token[4][kGroup];  // -1 for a pixel outside the level
 };
 
-// The rows that a group reads: corner c of point i stands at c * points + i. The list ends in kGroup rows of zeros, so it
-// may be read in whole vectors.
+// The rows that a group reads: corner c of point i stands at c * points + i. `grad` has their gradients' rows, where those are
+// wanted. The list ends in kGroup rows of zeros, so it may be read in whole vectors.
 template <typename T>
 struct alignas(64) Rows {
   int count;
   const T* row[5 * kGroup];
+  T* grad[5 * kGroup];
   T weight[5 * kGroup];
 };
 
@@ -89,21 +90,33 @@ PENTAMASK_INLINE void locate(
   }
 }
 
-template <typename T>
-PENTAMASK_INLINE void list_rows(const Corners<T>& corners, int points, const T* head, int64_t stride, const T* zeros, Rows<T>& rows) {
-  rows.count = 4 * points;
-  for (int c = 0; c < 4; ++c) {  // whole groups: what a corner writes too much is overwritten by the next
-    const T** row = rows.row + c * points;
-    T* weight = rows.weight + c * points;
-    for (int i = 0; i < kGroup; ++i) {
-      const int64_t token = corners.token[c][i];
-      row[i] = token < 0 ? zeros : head + token * stride;
-      weight[i] = corners.weight[c][i];
-    }
+// to[i] = row token[i] of `rows`, or `outside` where the token is -1.
+template <typename T, typename Pointer>
+PENTAMASK_INLINE void list_addresses(const Lane<T>* tokens, Pointer rows, int64_t stride, Pointer outside, Pointer* to) {
+  constexpr int W = kWidth<double>;
+  typedef Vector<int64_t, W> Addresses;
+  for (int i = 0; i < kGroup; i += W) {
+    const Addresses token = __builtin_convertvector((load<Lane<T>, W>(tokens + i)), Addresses);
+    const Addresses address = reinterpret_cast<int64_t>(rows) + token * (stride * static_cast<int64_t>(sizeof(T)));
+    const Addresses chosen = token < 0 ? Addresses{} + reinterpret_cast<int64_t>(outside) : address;
+    __builtin_memcpy(to + i, &chosen, sizeof(chosen));
   }
-  for (int i = 0; i < kGroup; ++i) {
-    rows.row[rows.count + i] = zeros;
-    rows.weight[rows.count + i] = T(0);
+}
+
+template <typename T, bool kGrad>
+PENTAMASK_INLINE void list_rows(const Corners<T>& corners, int points, const HeadRows<T>& head, Rows<T>& rows) {
+  constexpr int W = kWidth<T>;
+  alignas(64) static constexpr Lane<T> kOutside[kGroup] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+  rows.count = 4 * points;
+  for (int c = 0; c < 5; ++c) {  // whole groups: what a corner writes too much is overwritten by the next
+    const Lane<T>* tokens = c < 4 ? corners.token[c] : kOutside;
+    list_addresses<T>(tokens, head.value, head.stride, head.zeros, rows.row + c * points);
+    if (kGrad) {
+      list_addresses<T>(tokens, head.grad_value, head.stride, head.trash, rows.grad + c * points);
+    }
+    for (int i = 0; i < kGroup; i += W) {
+      store<T, W>(rows.weight + c * points + i, c < 4 ? load<T, W>(corners.weight[c] + i) : Vector<T, W>{});
+    }
   }
 }
 
@@ -149,6 +162,19 @@ PENTAMASK_INLINE void sum_channels(const Rows<T>& rows, int64_t channel, int64_t
   }
 }
 
+// Asks for the numbers that belong to the query kAhead places on: one head's lie `heads` pieces apart, too far for the
+// processor to guess well. The address may lie behind the end; a prefetch never faults.
+constexpr int64_t kAhead = 6;
+template <typename T>
+PENTAMASK_INLINE void prefetch(const T* piece, int64_t size, int64_t heads) {
+  if (piece != nullptr) {
+    const uintptr_t first = reinterpret_cast<uintptr_t>(piece) + kAhead * heads * size * sizeof(T);
+    for (uintptr_t line = 0; line < size * sizeof(T); line += 64) {
+      __builtin_prefetch(reinterpret_cast<const char*>(first + line));
+    }
+  }
+}
+
 // out [batch, queries, heads, channels] for the queries [begin, end) of one head.
 template <typename T>
 void ms_deform_attn(
@@ -158,11 +184,14 @@ void ms_deform_attn(
   Rows<T> rows;
   for (int64_t query = begin; query < end; ++query) {
     const int64_t place = (head.image * args.queries + query) * args.heads + head.head;
+    prefetch(args.locations + 2 * place * points, 2 * points, args.heads);
+    prefetch(args.weights + place * points, points, args.heads);
+    prefetch(out + place * args.channels, args.channels, args.heads);
     for (int64_t first = 0; first < points; first += kGroup) {
       const int count = static_cast<int>(points - first < kGroup ? points - first : kGroup);
       const int64_t point = place * points + first;
       locate(args.locations + 2 * point, args.weights + point, levels, first, count, corners);
-      list_rows(corners, count, head.value, head.stride, head.zeros, rows);
+      list_rows<T, false>(corners, count, head, rows);
       sum_channels<T, kWidth<T>>(rows, 0, args.channels, first == 0, out + place * args.channels);
     }
   }
@@ -184,44 +213,48 @@ PENTAMASK_INLINE Vector<T, W> reduce(Vector<T, W>* parts) {
   return parts[0];
 }
 
-// What the backward pass of one query and head works on. `to_grad`: distance from a row of value to its gradient's row.
+// What the backward pass of one query and head works on.
 template <typename T>
 struct RowGrads {
-  const T *zeros, *out;
-  T* trash;
-  int64_t to_grad;
+  const T* out;
   bool scatter, dot;
   alignas(64) T dots[5 * kGroup] = {};  // the result's gradient times each row
 };
 
-// W rows: adds weight * grad to their gradients, and grad * row to the dots.
+// W rows: adds grad * row to the dots, and calls their gradients' rows into the cache.
 template <typename T, int W, int N>
-PENTAMASK_INLINE void spread_rows(const Rows<T>& rows, int first, int64_t channel, RowGrads<T>& grads) {
-  Vector<T, W> grad[N], parts[W];
+PENTAMASK_INLINE void dot_rows(const Rows<T>& rows, int first, const Vector<T, W>* grad, int64_t channel, RowGrads<T>& grads) {
+  Vector<T, W> parts[W];
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) {
+    const T* row = rows.row[first + i] + channel;
+    parts[i] = grad[0] * load<T, W>(row);
+    for (int n = 1; n < N; ++n) {
+      parts[i] += grad[n] * load<T, W>(row + n * W);
+    }
+  }
+  T* dots = grads.dots + first;
+  store<T, W>(dots, load<T, W>(dots) + reduce<T, W>(parts));
+}
+
+// N * W channels: adds weight * grad to the gradients of the rows, and grad * row to the dots.
+template <typename T, int W, int N>
+PENTAMASK_INLINE void spread_rows(const Rows<T>& rows, int64_t channel, RowGrads<T>& grads) {
+  Vector<T, W> grad[N];
   for (int n = 0; n < N; ++n) {
     grad[n] = load<T, W>(grads.out + channel + n * W);
   }
-  if (grads.scatter) {
-#pragma GCC unroll 4
-    for (int i = 0; i < W; ++i) {
-      const T* row = rows.row[first + i];
-      T* to = (row == grads.zeros ? grads.trash : const_cast<T*>(row) + grads.to_grad) + channel;
-      for (int n = 0; n < N; ++n) {
-        store<T, W>(to + n * W, load<T, W>(to + n * W) + rows.weight[first + i] * grad[n]);
-      }
-    }
+  for (int first = 0; first < rows.count && grads.dot; first += W) {
+    dot_rows<T, W, N>(rows, first, grad, channel, grads);
   }
-  if (grads.dot) {
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) {
-      const T* row = rows.row[first + i] + channel;
-      parts[i] = grad[0] * load<T, W>(row);
-      for (int n = 1; n < N; ++n) {
-        parts[i] += grad[n] * load<T, W>(row + n * W);
+  for (int first = 0; first < rows.count && grads.scatter; first += 4) {
+#pragma GCC unroll 4
+    for (int i = first; i < first + 4; ++i) {
+      T* to = rows.grad[i] + channel;
+      for (int n = 0; n < N; ++n) {
+        store<T, W>(to + n * W, load<T, W>(to + n * W) + rows.weight[i] * grad[n]);
       }
     }
-    T* dots = grads.dots + first;
-    store<T, W>(dots, load<T, W>(dots) + reduce<T, W>(parts));
   }
 }
 
@@ -229,20 +262,14 @@ template <typename T, int W>
 PENTAMASK_INLINE void spread_channels(const Rows<T>& rows, int64_t channel, int64_t channels, RowGrads<T>& grads) {
   if constexpr (W * sizeof(T) <= 32) {
     for (; channel + 4 * W <= channels; channel += 4 * W) {
-      for (int first = 0; first < rows.count; first += W) {
-        spread_rows<T, W, 4>(rows, first, channel, grads);
-      }
+      spread_rows<T, W, 4>(rows, channel, grads);
     }
   }
   for (; channel + 2 * W <= channels; channel += 2 * W) {
-    for (int first = 0; first < rows.count; first += W) {
-      spread_rows<T, W, 2>(rows, first, channel, grads);
-    }
+    spread_rows<T, W, 2>(rows, channel, grads);
   }
   for (; channel + W <= channels; channel += W) {
-    for (int first = 0; first < rows.count; first += W) {
-      spread_rows<T, W, 1>(rows, first, channel, grads);
-    }
+    spread_rows<T, W, 1>(rows, channel, grads);
   }
   if constexpr (W > 1) {
     spread_channels<T, W / 2>(rows, channel, channels, grads);
@@ -284,18 +311,20 @@ void ms_deform_attn_grad(
   const int64_t points = args.levels * args.points;
   Corners<T> corners;
   Rows<T> rows;
-  RowGrads<T> grads{
-      head.zeros, nullptr, head.trash, head.grad_value - head.value, head.grad_value != nullptr, out.weights || out.locations};
+  RowGrads<T> grads{nullptr, head.grad_value != nullptr, out.weights || out.locations};
   alignas(64) T attention[kGroup], location[kGroup][2];
   for (int64_t query = 0; query < args.queries; ++query) {
     const int64_t place = (head.image * args.queries + query) * args.heads + head.head;
     grads.out = out.out + place * args.channels;
+    prefetch(args.locations + 2 * place * points, 2 * points, args.heads);
+    prefetch(args.weights + place * points, points, args.heads);
+    prefetch(grads.out, args.channels, args.heads);
     for (int64_t first = first_point, next; first < last_point; first = next) {
       next = group_end(first, last_point, points, args.points);
       const int count = static_cast<int>(next - first);
       const int64_t point = place * points + first;
       locate(args.locations + 2 * point, args.weights + point, levels, first, count, corners);
-      list_rows(corners, count, head.value, head.stride, head.zeros, rows);
+      list_rows<T, true>(corners, count, head, rows);
       fill(grads.dots, 5 * kGroup, T(0));
       spread_channels<T, kWidth<T>>(rows, 0, args.channels, grads);
       point_grads(corners, grads.dots, count, levels.width + first, levels.height + first, attention, location);

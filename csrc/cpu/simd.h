@@ -6,6 +6,8 @@
 #include "../bilinear.h"
 #include "dispatch.h"
 
+#define PENTAMASK_METHOD inline __attribute__((always_inline))  // as PENTAMASK_INLINE, of a class
+
 namespace pentamask {
 namespace PENTAMASK_ISA {
 
@@ -99,26 +101,30 @@ PENTAMASK_INLINE Vector<double, W> exponential(Vector<double, W> x) {
   return x;
 }
 
-// exp(x) for x <= 0: 2^n * p(r), |r| <= ln(2) / 2, p the Taylor polynomial of degree 7 (its error, below 1e-8 of the
-// result, is under float's rounding). Below -87 the result is 0; NaN stays NaN.
+// exp(x) for x <= 0: 2^n * p(r), |r| <= ln(2) / 2, p the Taylor polynomial of degree 6, whose error is float's rounding.
+// Below -87, where the result is next to 0, it stays what it is there; NaN stays NaN.
 template <int W>
 PENTAMASK_INLINE Vector<float, W> exponential(Vector<float, W> x) {
   typedef Vector<float, W> V;
   typedef Vector<int32_t, W> I;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves no place for a fraction
-  const V clamped = x >= -87.0f ? x : V{} - 87.0f;
-  const V n = (clamped * 1.44269504f + kRound) - kRound;
-  const V r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // ln(2) in two parts, the first exact times n
-  V p = r * (1.0f / 5040.0f) + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
+  x = x < -87.0f ? V{} - 87.0f : x;
+  const V n = (x * 1.44269504f + kRound) - kRound;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln(2) in two parts, the first exact times n
+  V p = r * (1.0f / 720.0f) + 1.0f / 120.0f;
   p = p * r + 1.0f / 24.0f;
   p = p * r + 1.0f / 6.0f;
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
   const I power = (__builtin_convertvector(n, I) + 127) << 23;
-  const V scaled = p * reinterpret_cast<V>(power);
-  return x >= -87.0f ? scaled : (x < -87.0f ? V{} : x);
+  return p * reinterpret_cast<V>(power);
+}
+
+template <typename T, int W>
+PENTAMASK_INLINE Vector<T, W> sigmoid(Vector<T, W> x) {
+  const Vector<T, W> e = exponential<W>(x > 0 ? -x : x);
+  return (x > 0 ? Vector<T, W>{} + T(1) : e) / (T(1) + e);
 }
 
 }  // namespace PENTAMASK_ISA

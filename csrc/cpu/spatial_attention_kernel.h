@@ -6,57 +6,78 @@
 namespace pentamask {
 namespace PENTAMASK_ISA {
 
-// Maps of one RoI. `mean` and `peak` have a border of kernel / 2 zeros, for the convolution.
+// Maps of one RoI. `mean`, `peak` and `slope` have a border of kernel / 2 zeros, for the convolution; what it gives,
+// `conv`, has rows as long as theirs, with anything behind the first `width`.
 template <typename T>
 struct AttentionMaps {
+  static constexpr int W = kWidth<T>;
   int64_t height, width, kernel, border, pitch, pixels;
-  T *mean, *peak, *gate, *sum, *most;
-  T *grad_gate, *grad_mean, *grad_peak;
+  T *mean, *peak, *slope, *conv, *gate, *sum, *most, *grad_mean, *grad_peak;
   int32_t* index;
 
   AttentionMaps(const SpatialAttentionArgs<T>& args, Scratch& scratch)
       : height(args.height), width(args.width), kernel(args.kernel), border(args.kernel / 2),
         pitch(args.width + 2 * border), pixels(args.height * args.width) {
-    const int64_t padded = (height + 2 * border) * pitch;
+    const int64_t padded = (height + 2 * border) * pitch + kernel + W;  // whole vectors, at any tap
     mean = scratch.take<T>(padded);
     peak = scratch.take<T>(padded);
+    slope = scratch.take<T>(padded);
     fill(mean, padded, T(0));
     fill(peak, padded, T(0));
+    fill(slope, padded, T(0));
+    conv = scratch.take<T>(padded);
     gate = scratch.take<T>(pixels);
     sum = scratch.take<T>(pixels);
     most = scratch.take<T>(pixels);
-    index = scratch.take<int32_t>(pixels);
-    grad_gate = scratch.take<T>(padded);
-    fill(grad_gate, padded, T(0));
     grad_mean = scratch.take<T>(pixels);
     grad_peak = scratch.take<T>(pixels);
-  }
-
-  T* padded_row(T* map, int64_t row) const {
-    return map + (row + border) * pitch + border;
+    index = scratch.take<int32_t>(pixels);
   }
 
   void pad(const T* from, T scale, T* to) const {
     for (int64_t row = 0; row < height; ++row) {
-      T* target = padded_row(to, row);
+      T* target = to + (row + border) * pitch + border;
       for (int64_t i = 0; i < width; ++i) {
         target[i] = from[row * width + i] * scale;
       }
     }
   }
 
-  // to[p] (+)= sum over the taps of weight[tap] * from[p + tap], or weight[tap] * from[p - tap] for the transpose.
-  void convolve(const T* from, const T* weight, bool transpose, T* __restrict to) const {
+  // to [pixels] = conv, without what lies behind the rows.
+  void crop_conv(T scale, T* to) const {
+    for (int64_t row = 0; row < height; ++row) {
+      for (int64_t i = 0; i < width; ++i) {
+        to[row * width + i] = conv[row * pitch + i] * scale;
+      }
+    }
+  }
+
+  // conv[p] (+)= sum over the taps of weight[tap] * from[p + tap], or weight[tap] * from[p - tap] for the transpose.
+  void convolve(const T* from, const T* weight, bool transpose, bool add) const {
     const int64_t taps = kernel * kernel;
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      const int64_t step = (tap / kernel - border) * pitch + tap % kernel - border;
-      const T w = weight[transpose ? taps - 1 - tap : tap];
-      for (int64_t row = 0; row < height; ++row) {
-        const T* __restrict source = from + (row + border) * pitch + border + step;
-        T* __restrict target = to + row * width;
-        for (int64_t i = 0; i < width; ++i) {
-          target[i] += w * source[i];
+    for (int64_t p = 0; p < height * pitch; p += W) {
+      Vector<T, W> total = add ? load<T, W>(conv + p) : Vector<T, W>{};
+      for (int64_t row = 0, tap = 0; row < kernel; ++row) {
+        for (int64_t column = 0; column < kernel; ++column, ++tap) {
+          total += weight[transpose ? taps - 1 - tap : tap] * load<T, W>(from + p + row * pitch + column);
         }
+      }
+      store<T, W>(conv + p, total);
+    }
+  }
+
+  // The gradient of the convolution's weight, from `slope`.
+  void weight_grad(const T* from, T* to) const {
+    const T* behind = slope + border * pitch + border;  // zero between the rows
+    for (int64_t tap = 0; tap < kernel * kernel; ++tap) {
+      const T* source = from + tap / kernel * pitch + tap % kernel;
+      Vector<T, W> lanes{};
+      for (int64_t p = 0; p < height * pitch; p += W) {
+        lanes += load<T, W>(behind + p) * load<T, W>(source + p);
+      }
+      to[tap] = T(0);
+      for (int lane = 0; lane < W; ++lane) {
+        to[tap] += lanes[lane];
       }
     }
   }
@@ -140,13 +161,13 @@ void spatial_attention(
     reduce_channels(args, input, argmax != nullptr, maps);
     maps.pad(maps.sum, T(1) / T(args.channels), maps.mean);
     maps.pad(maps.most, T(1), maps.peak);
-    fill(maps.gate, pixels, T(0));
-    maps.convolve(maps.mean, args.weight, false, maps.gate);
-    maps.convolve(maps.peak, args.weight + taps, false, maps.gate);
-    T* __restrict g = maps.gate;
-    for (int64_t i = 0; i < pixels; ++i) {
-      g[i] = T(1) / (T(1) + __builtin_exp(-g[i]));
+    maps.convolve(maps.mean, args.weight, false, false);
+    maps.convolve(maps.peak, args.weight + taps, false, true);
+    for (int64_t p = 0; p < maps.height * maps.pitch; p += maps.W) {
+      store<T, maps.W>(maps.conv + p, sigmoid<T, maps.W>(load<T, maps.W>(maps.conv + p)));
     }
+    maps.crop_conv(T(1), maps.gate);
+    const T* __restrict g = maps.gate;
     if (gate != nullptr) {
       __builtin_memcpy(gate + n * pixels, g, pixels * sizeof(T));
     }
@@ -240,34 +261,21 @@ void spatial_attention_grad(
     for (int64_t i = 0; i < pixels; ++i) {
       slope[i] *= g[i] * (T(1) - g[i]);
     }
+    maps.pad(slope, T(1), maps.slope);
     if (grad_weight != nullptr) {
       maps.pad(maps.sum, T(1) / T(channels), maps.mean);
       for (int64_t i = 0; i < pixels; ++i) {
         maps.sum[i] = input[args.channels_last ? i * channels + winner[i] : winner[i] * pixels + i];
       }
       maps.pad(maps.sum, T(1), maps.peak);
-      for (int64_t tap = 0; tap < 2 * taps; ++tap) {
-        const T* map = tap < taps ? maps.mean : maps.peak;
-        const int64_t step = (tap % taps / maps.kernel - maps.border) * maps.pitch + tap % taps % maps.kernel - maps.border;
-        T sum = 0;
-        for (int64_t row = 0; row < maps.height; ++row) {
-          const T* source = map + (row + maps.border) * maps.pitch + maps.border + step;
-          for (int64_t i = 0; i < maps.width; ++i) {
-            sum += slope[row * maps.width + i] * source[i];
-          }
-        }
-        grad_weight[n * 2 * taps + tap] = sum;
-      }
+      maps.weight_grad(maps.mean, grad_weight + n * 2 * taps);
+      maps.weight_grad(maps.peak, grad_weight + n * 2 * taps + taps);
     }
     if (grad_input != nullptr) {
-      maps.pad(slope, T(1), maps.grad_gate);
-      fill(maps.grad_mean, pixels, T(0));
-      fill(maps.grad_peak, pixels, T(0));
-      maps.convolve(maps.grad_gate, args.weight, true, maps.grad_mean);
-      maps.convolve(maps.grad_gate, args.weight + taps, true, maps.grad_peak);
-      for (int64_t i = 0; i < pixels; ++i) {
-        maps.grad_mean[i] /= T(channels);
-      }
+      maps.convolve(maps.slope, args.weight, true, false);
+      maps.crop_conv(T(1) / T(channels), maps.grad_mean);
+      maps.convolve(maps.slope, args.weight + taps, true, false);
+      maps.crop_conv(T(1), maps.grad_peak);
       write_grad_input(args, grad, g, winner, maps, grad_input + n * channels * pixels);
     }
   }
