@@ -4,8 +4,11 @@ Each takes the arguments of pentamask's op. torch-ms-deform-attn joins where it 
 torch-ms-deform-attn`); it is not a dependency.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +80,32 @@ def deform_package(value: Tensor, shapes: Tensor, starts: Tensor, locations: Ten
     return torch_ms_deform_attn.ms_deform_attn(value, shapes, starts, locations, weights)
 
 
+class _ThreadPerChannel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Tensor) -> Tensor:
+        ctx.save_for_backward(*args)
+        return torch.ops.pentamask_benchmarks.forward(*args)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        args = ctx.saved_tensors
+        value, locations, weights = torch.ops.pentamask_benchmarks.backward(grad_out.contiguous(), *args)
+        return value, None, None, locations, weights
+
+
+@functools.cache
+def _load_thread_per_channel() -> None:
+    from torch.utils.cpp_extension import load
+
+    load("thread_per_channel", [str(Path(__file__).with_name("thread_per_channel.cu"))], is_python_module=False)
+
+
+def deform_thread_per_channel(*args: Tensor) -> Tensor:
+    """The CUDA kernel of the 2020 kind in thread_per_channel.cu, compiled at its first use; float32."""
+    _load_thread_per_channel()
+    return _ThreadPerChannel.apply(*args)
+
+
 PEERS: dict[str, dict[str, Callable]] = {
     "deform": {"grid_sample": deform_grid_sample, "embedding_bag": deform_embedding_bag},
     "blend": {"eager": blend_eager, "compiled": torch.compile(blend_eager, dynamic=False)},
@@ -84,3 +113,5 @@ PEERS: dict[str, dict[str, Callable]] = {
 }
 if importlib.util.find_spec("torch_ms_deform_attn") is not None:
     PEERS["deform"]["torch-ms-deform-attn"] = deform_package
+if torch.cuda.is_available():
+    PEERS["deform"]["thread per channel"] = deform_thread_per_channel
