@@ -1,12 +1,13 @@
 """Configs by name: the functions keep Detectron2's conventions, and every config is complete."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from pentamask import model_zoo
 from pentamask.model_zoo import model_zoo as implementation
@@ -52,7 +53,7 @@ def test_unknown_config_is_an_error() -> None:
     ("name", "words"),
     [
         ("BlendMask/550_R_50_1x.yaml", "Pretrained model for BlendMask/550_R_50_1x.yaml is not available!$"),
-        ("BlendMask/R_50_1x.yaml", "is not available! Its file is listed on github.com/aim-uofa/AdelaiDet"),
+        ("BlendMask/Panoptic/R_50_3x.yaml", "is not available! Its file is listed on github.com/aim-uofa/AdelaiDet"),
     ],
 )
 def test_checkpoint_without_address_is_an_error(name: str, words: str) -> None:
@@ -71,6 +72,20 @@ def test_trained_config_names_the_release() -> None:
 def test_releases_belong_to_configs() -> None:
     assert set(model_zoo.RELEASES) <= set(model_zoo.list_models())
     assert all(0 < value < 100 for release in model_zoo.RELEASES.values() for value in release.metrics.values())
+
+
+@pytest.mark.parametrize("release", model_zoo.RELEASES.values(), ids=lambda release: release.config)
+def test_release_is_consistent(release: model_zoo.Release) -> None:
+    assert release.licence.code
+    assert (release.seconds is None) == (release.device == "")
+    if release.url is not None:  # Detectron2 takes the kind of a file from its end
+        assert re.fullmatch(r"https://[\w.-]+/\S+\.(pth|pkl)", release.url)
+        assert release.file == release.url.rsplit("/", 1)[1]
+    if release.megabytes is not None:  # it can only be that model's file
+        cfg = model_zoo.get_config(release.config)
+        cfg.MODEL.DEVICE = "cpu"
+        size = sum(value.nbytes for value in build_model(cfg).state_dict().values()) / 1e6
+        assert 0.99 < release.megabytes / size < 1.02, size
 
 
 def test_get_builds_in_training_mode_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
