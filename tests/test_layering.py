@@ -13,7 +13,7 @@ LAYERS = [
     set(PLUGINS),
     {"fcos", "backbones", "data", "evaluation", "checkpoint"},
     {"ops"},
-    {"defaults"},
+    {"defaults", "precision"},
 ]
 # Beside the layers: the package itself registers everything, config.py asks the parts for their keys.
 ROOTS = {"__init__", "config"}

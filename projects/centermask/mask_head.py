@@ -12,8 +12,8 @@ from detectron2.structures import Instances
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from pentamask.fcos.fcos import at_least_float32
 from pentamask.ops import spatial_attention
+from pentamask.precision import at_least_float32
 
 
 class SpatialAttention(nn.Module):

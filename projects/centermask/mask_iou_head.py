@@ -12,7 +12,7 @@ from detectron2.structures import BitMasks, PolygonMasks
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from pentamask.fcos.fcos import at_least_float32
+from pentamask.precision import at_least_float32
 
 
 class MaskIoUHead(nn.Module):

@@ -10,6 +10,8 @@ from detectron2.structures import ImageList, Instances
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 
+from pentamask.precision import at_least_float32
+
 from .decode import decode_level, select_detections
 from .head import FCOSHead, HeadOutputs
 from .locations import level_locations
@@ -318,11 +320,6 @@ class FCOS(nn.Module):
         if self.cls_normalizer == "all":
             return reduce_mean(num_fg.new_tensor(float(num_locations))).clamp(min=1)
         return num_fg
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32 if it has a shorter type: scores, boxes and losses lose too much in 16 bit."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _flatten(x: Tensor) -> Tensor:

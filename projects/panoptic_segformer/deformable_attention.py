@@ -104,11 +104,6 @@ class FeedForward(nn.Module):
         return x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
 
 
-def full_precision(x: Tensor) -> Tensor:
-    """`x` in float32 at least: half precision is not enough for boxes and for sums over masks."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def init_transformer(module: nn.Module) -> None:
     """Matrices Xavier-uniform, deformable attention as it wants it (Deformable DETR, appendix A.4)."""
     for parameter in module.parameters():

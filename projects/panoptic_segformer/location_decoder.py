@@ -8,7 +8,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from .deformable_attention import FeedForward, Memory, MultiScaleDeformableAttention, full_precision, init_transformer
+from pentamask.precision import at_least_float32
+
+from .deformable_attention import FeedForward, Memory, MultiScaleDeformableAttention, init_transformer
 
 
 @dataclass
@@ -116,16 +118,16 @@ class LocationDecoder(nn.Module):
     def forward(self, memory: Memory) -> Locations:
         """Classes and boxes of all queries after each layer; a layer's boxes pass no gradient to earlier ones."""
         positions, x = self.query_embedding.weight.expand(len(memory.tokens), -1, -1).chunk(2, dim=-1)
-        references = full_precision(self.reference_points(positions)).sigmoid()
+        references = at_least_float32(self.reference_points(positions)).sigmoid()
         logits, boxes = [], []
         for layer, cls_branch, reg_branch in zip(self.layers, self.cls_branches, self.reg_branches):
             size = references.shape[-1]
             ratios = memory.valid_ratios.repeat(1, 1, size // 2)
             x = layer(x, positions, references[:, :, None] * ratios[:, None], memory)
-            delta = full_precision(reg_branch(x))
+            delta = at_least_float32(reg_branch(x))
             delta = torch.cat([delta[..., :size] + inverse_sigmoid(references), delta[..., size:]], dim=-1)
             boxes.append(delta.sigmoid())
-            logits.append(full_precision(cls_branch(x)))
+            logits.append(at_least_float32(cls_branch(x)))
             references = boxes[-1].detach()
         return Locations(queries=x, logits=torch.stack(logits), boxes=torch.stack(boxes))
 

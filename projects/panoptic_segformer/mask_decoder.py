@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deformable_attention import full_precision
+from pentamask.precision import at_least_float32
 
 _EPS = 1e-6  # of all norms here
 
@@ -49,7 +49,7 @@ class AttentionMask(nn.Module):
         for level_logits, level_linear, weight, shape in zip(logits, self.level_linears, weights, shapes):
             flat = level_logits.flatten(1)
             features = F.relu(torch.addmm(level_linear.bias[:, None], level_linear.weight, flat))
-            level_mask = full_precision(weight @ features).view(-1, 1, *shape)
+            level_mask = at_least_float32(weight @ features).view(-1, 1, *shape)
             if shape != shapes[0]:
                 level_mask = F.interpolate(level_mask, shapes[0], mode="bilinear", align_corners=False)
             total = total + level_mask[:, 0]

@@ -13,6 +13,7 @@ from torchvision.ops import box_convert, clip_boxes_to_image
 
 from pentamask.checkpoint.key_map import register_key_rules
 from pentamask.data.panoptic import PanopticLabels
+from pentamask.precision import at_least_float32
 
 from .criterion import (
     Counts,
@@ -24,7 +25,7 @@ from .criterion import (
     stuff_losses,
     thing_mask_losses,
 )
-from .deformable_attention import Memory, full_precision
+from .deformable_attention import Memory
 from .encoder import DeformableEncoder
 from .location_decoder import LocationDecoder, Locations, class_branch, copies_of
 from .mask_decoder import MaskDecoder
@@ -177,7 +178,7 @@ class PanopticSegFormer(nn.Module):
         """Per block the logits (S,) that a class is there, and the masks; arguments as `MaskDecoder`."""
         content, positions = self.stuff_query.weight.chunk(2, dim=1)
         queries, masks = self.stuff_mask_decoder(content, tokens, shapes, positions, with_block_masks)
-        logits = [full_precision(branch(x)[:, 0]) for branch, x in zip(self.cls_stuff_branches, queries)]
+        logits = [at_least_float32(branch(x)[:, 0]) for branch, x in zip(self.cls_stuff_branches, queries)]
         return logits, masks
 
     def _losses(self, batched_inputs: list[dict], memory: Memory, locations: Locations) -> dict[str, Tensor]:

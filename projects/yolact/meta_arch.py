@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from pentamask.checkpoint.key_map import register_key_rules
-from pentamask.fcos.fcos import at_least_float32
+from pentamask.precision import at_least_float32
 
 from .anchors import check_anchors, prior_boxes
 from .fpn import xavier_init

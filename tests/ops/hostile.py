@@ -39,10 +39,10 @@ def deform(rng: torch.Generator, dtype: torch.dtype) -> None:
 
 def blend(rng: torch.Generator, dtype: torch.dtype) -> None:
     for maps, (height, width), attn_size, size, instances in itertools.product(
-        [1, 4, 5], [(1, 1), (9, 7), (1, 20)], [1, 7, 30], [1, 16, 23], [0, 1, 6]
+        [1, 4, 5], [(1, 1), (9, 7), (1, 20), (30, 150)], [1, 7, 30], [1, 23, 56], [0, 1, 6]
     ):
         bases = torch.randn(2, maps, height, width, generator=rng, dtype=dtype)
-        boxes = poison(torch.rand(instances, 4, generator=rng, dtype=dtype) * 100 - 30, rng)
+        boxes = poison(torch.rand(instances, 4, generator=rng, dtype=dtype) * 8 * width - 2 * width, rng)
         rois = torch.cat((torch.randint(2, (instances, 1), generator=rng).to(dtype), boxes), dim=1)
         attn = torch.randn(instances, maps, attn_size, attn_size, generator=rng, dtype=dtype)
         out = torch.ops.pentamask.blend(bases, rois, attn, 0.25, size)
