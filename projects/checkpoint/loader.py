@@ -14,6 +14,14 @@ from pentamask.checkpoint.key_map import sample
 from pentamask.checkpoint.safe_pickle import load_pickle
 
 
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names it and says why."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no such checkpoint, or it cannot be downloaded."""
+
+
 class PentamaskCheckpointer(DetectionCheckpointer):
     """`DetectionCheckpointer` for files from anywhere: nothing in a file is executed, and errors name the file.
 
@@ -26,13 +34,17 @@ class PentamaskCheckpointer(DetectionCheckpointer):
         """Load `path` (a file or an address that Detectron2 knows; "" loads nothing) into the model.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file cannot be read safely, or belongs to another model.
+            CheckpointNotFoundError: there is no such file.
+            CheckpointError: the file cannot be read safely, or belongs to another model.
         """
         if path:
             _check_exists(path)
         self._parsed_url_during_load = None  # left behind by a load that failed
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        except (ValueError, ImportError) as error:
+            message = str(error)
+            raise CheckpointError(message if path in message else f"{path}: {message}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if not filename.endswith(".pkl"):
@@ -67,9 +79,9 @@ def load_completely(model: nn.Module, path: str) -> None:
     """Load `path` into `model`, where training from a backbone or with other classes is not wanted.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read safely, belongs to another model, lacks an entry of `model`, or has one
-            that is not its.
+        CheckpointNotFoundError: there is no such file.
+        CheckpointError: the file cannot be read safely, belongs to another model, lacks an entry of `model`, or has
+            one that is not its.
     """
     _CompleteCheckpointer(model).load(path)
 
@@ -92,15 +104,16 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
 
 
 def _check_exists(path: str) -> None:
-    """Raise `FileNotFoundError` if `path`, less its query, is not there or cannot be downloaded."""
+    """Raise `CheckpointNotFoundError` if `path`, less its query, is not there or cannot be downloaded."""
     url = urlparse(path)._replace(query="").geturl()
     hint = "Give the path or address of a checkpoint, or '' to start from random weights."
     try:
         found = PathManager.isfile(PathManager.get_local_path(url))
     except OSError as error:
-        raise FileNotFoundError(f"MODEL.WEIGHTS names {path!r}, which cannot be fetched: {error}. {hint}") from error
+        message = f"MODEL.WEIGHTS names {path!r}, which cannot be fetched: {error}. {hint}"
+        raise CheckpointNotFoundError(message) from error
     if not found:
-        raise FileNotFoundError(f"MODEL.WEIGHTS names {path!r}, which is not a file. {hint}")
+        raise CheckpointNotFoundError(f"MODEL.WEIGHTS names {path!r}, which is not a file. {hint}")
 
 
 def _unify_pickle(data: Any, filename: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
     with _file_errors(args.source):
         keys = [key.removeprefix("module.") for key in read_checkpoint(source)["model"]]
     family = _check_family(keys, model, args)
-    with _file_errors(f"{args.source} is a file of {family.rules.model}, but does not fit --model {args.model}"):
+    with _file_errors(f"This file of {family.rules.model} does not fit --model {args.model}"):
         load_completely(model, source)
     with _file_errors(args.target):
         write_weights(model.state_dict(), args.target)
@@ -118,12 +118,13 @@ def _check_target(source: str, target: str) -> None:
 
 
 @contextmanager
-def _file_errors(prefix: str):
+def _file_errors(prefix: str) -> Iterator[None]:
     """Turn what reading, loading and writing raise into `BadInput`."""
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        raise BadInput(f"{prefix}: {error}") from error
+        message = str(error)
+        raise BadInput(message if prefix in message else f"{prefix}: {message}") from error
 
 
 def recognise(keys: Iterable[str]) -> Source | None:

@@ -24,6 +24,7 @@ from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode
 from PIL import Image
 
+from pentamask.checkpoint.loader import CheckpointError
 from pentamask.engine.checks import BadInput, check_weights
 from pentamask.engine.config import available_device, find_config_file, load_config
 from pentamask.engine.lazy import load_lazy_config
@@ -235,7 +236,7 @@ def cli() -> None:
     args = get_parser().parse_args()
     try:
         main(args)
-    except BadInput as error:
+    except (BadInput, CheckpointError) as error:
         sys.exit(f"demo: error: {error}")
 
 

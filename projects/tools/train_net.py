@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
-from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.checkpoint.loader import CheckpointError, PentamaskCheckpointer
 from pentamask.engine.checks import BadInput, check_config, check_num_gpus, check_weights
 from pentamask.engine.config import available_device, find_config_file, load_config
 from pentamask.engine.lazy import load_lazy_config, run_lazy
@@ -99,7 +99,7 @@ def cli() -> None:
             dist_url=args.dist_url,
             args=(args,),
         )
-    except BadInput as error:
+    except (BadInput, CheckpointError) as error:
         sys.exit(f"train_net: error: {error}")
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from safetensors.torch import save_file
 from torch import nn
 
-from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.checkpoint.key_map import KeyRules, register_key_rules
+from pentamask.checkpoint.loader import CheckpointError, PentamaskCheckpointer, load_completely
 
 WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([7.0, 8.0])}
 ARRAYS = {name: value.numpy() for name, value in WEIGHTS.items()}
@@ -154,6 +156,35 @@ def test_broken_file_is_named(tmp_path: Path, name: str, content: bytes) -> None
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
         PentamaskCheckpointer(nn.Linear(3, 2)).load(str(tmp_path / name))
+
+
+def test_file_of_another_model_is_named(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    register_key_rules(model, KeyRules("Toy"))
+    torch.save({"other": torch.zeros(1)}, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=r"m\.pth: This checkpoint does not belong to the Toy"):
+        PentamaskCheckpointer(model).load(str(tmp_path / "m.pth"))
+
+
+@pytest.mark.parametrize(
+    ("content", "report"),
+    [
+        ({"weight": torch.zeros(2, 3)}, "missing: bias"),
+        ({**WEIGHTS, "scale": torch.zeros(1)}, "unused: scale"),
+        ({**WEIGHTS, "bias": torch.zeros(3)}, r"missing: bias; of another shape: bias \(3,\) instead of \(2,\)"),
+    ],
+)
+def test_load_completely_reports_what_does_not_fit(tmp_path: Path, content: dict, report: str) -> None:
+    torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=rf"m\.pth: The checkpoint does not fill the model: {report}\."):
+        load_completely(nn.Linear(3, 2), str(tmp_path / "m.pth"))
+
+
+def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_safetensors(WEIGHTS, tmp_path / "m.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(CheckpointError, match=r"m\.safetensors needs the package safetensors: pip install safetensors"):
+        PentamaskCheckpointer(nn.Linear(3, 2)).load(str(tmp_path / "m.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["m.pth", "m.pkl"])

@@ -101,7 +101,7 @@ def test_options_fit_the_model_to_a_file_with_other_classes(tmp_path: Path) -> N
     options = ["MODEL.YOLACT.NUM_CLASSES", 2]
     source, target = write_authors_file(build(YOLACT, *options), tmp_path), tmp_path / "clean.pth"
     with pytest.raises(
-        BadInput, match=r"a file of YOLACT, but does not fit --model shapes.*prediction_head.conf_layer"
+        BadInput, match=r"file of YOLACT does not fit --model shapes.*released.pth: .*prediction_head.conf_layer"
     ):
         run(source, target, "--model", YOLACT)
     assert not target.exists()

@@ -69,6 +69,15 @@ def test_a_model_zoo_name_and_the_script_in_the_checkout(tiny):
     assert "Traceback" not in done.stderr
 
 
+def test_a_checkpoint_of_another_model_ends_in_one_line(tiny, tmp_path):
+    torch.save({"model": {"other.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    command = [sys.executable, "train_net.py", "--config-file", CONFIG, "--eval-only", *tiny]
+    done = subprocess.run([*command, "MODEL.WEIGHTS", tmp_path / "other.pth"], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert re.match(r"train_net: error: .*other.pth: This checkpoint does not belong to the BlendMask", last_line)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
