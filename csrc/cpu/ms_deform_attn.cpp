@@ -100,7 +100,7 @@ class PackedHeads {
   }
 
   T* grad(int64_t slot) const {
-    return grad_ ? grad_.get() + slot * size_ : nullptr;
+    return grad_ ? grad_.get() + kSkew + slot * size_ : nullptr;
   }
 
   // Heads [first, first + slots) into the slots, and their gradients to zero.
@@ -110,7 +110,7 @@ class PackedHeads {
         const T* from = args_.value + row_of(first + i / args_.tokens, i % args_.tokens);
         std::copy(from, from + args_.channels, value_.get() + i * args_.channels);
         if (grad_) {
-          std::fill_n(grad_.get() + i * args_.channels, args_.channels, T(0));
+          std::fill_n(grad(0) + i * args_.channels, args_.channels, T(0));
         }
       }
     });
@@ -119,7 +119,7 @@ class PackedHeads {
   void store_grad(int64_t first, int64_t slots, T* to) const {
     at::parallel_for(0, slots * args_.tokens, kGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const T* from = grad_.get() + i * args_.channels;
+        const T* from = grad(0) + i * args_.channels;
         std::copy(from, from + args_.channels, to + row_of(first + i / args_.tokens, i % args_.tokens));
       }
     });
@@ -130,17 +130,18 @@ class PackedHeads {
     return ((pair / args_.heads * args_.tokens + token) * args_.heads + pair % args_.heads) * args_.channels;
   }
 
+  static constexpr int64_t kSkew = 2048 / sizeof(T);
   struct Free {
     void operator()(T* numbers) const {
-      ::operator delete(numbers, std::align_val_t(64));
+      ::operator delete(numbers, std::align_val_t(4096));
     }
   };
   using Numbers = std::unique_ptr<T, Free>;
 
-  // Rows that begin with a cache line do not straddle more of them than they fill. Uninitialised, so that the first touch is
-  // the parallel one.
+  // Rows that begin with a cache line do not straddle more of them than they fill, and a row's gradient lies apart from it
+  // modulo 4096, which the processor takes for its address at first. Uninitialised: the first touch is the parallel one.
   Numbers allocate(int64_t slots) const {
-    return Numbers(static_cast<T*>(::operator new(slots * size_ * sizeof(T), std::align_val_t(64))));
+    return Numbers(static_cast<T*>(::operator new((slots * size_ + kSkew) * sizeof(T), std::align_val_t(4096))));
   }
 
   const DeformAttnArgs<T>& args_;
@@ -183,6 +184,15 @@ void run(const DeformAttnArgs<T>& args, T* out) {
   }
 }
 
+// Pairs whose copies take a tenth of the memory that the call returns; one at least. With fewer pairs at a time than threads,
+// these share the levels out.
+template <typename T>
+int64_t packed_slots(const DeformAttnArgs<T>& args, const DeformAttnGrads<T>& grads, bool with_value) {
+  const int64_t head = args.tokens * args.channels, samples = args.queries * args.levels * args.points;
+  const int64_t returned = (with_value ? head : 0) + (grads.locations ? 2 * samples : 0) + (grads.weights ? samples : 0);
+  return std::max<int64_t>(1, args.batch * args.heads * returned / 10 / (with_value ? 2 * head : head));
+}
+
 // Every level of every (image, head) pair has one owner, so no sum depends on the number of threads.
 template <typename T>
 void run_backward(const DeformAttnArgs<T>& args, const DeformAttnGrads<T>& grads, T* grad_value) {
@@ -207,10 +217,7 @@ void run_backward(const DeformAttnArgs<T>& args, const DeformAttnGrads<T>& grads
     spread(pairs, [&](int64_t pair) { return strided_head(args, pair, grad_value, zeros.data()); });
     return;
   }
-  int64_t slots = 1;  // pairs at a time: as few as keep all threads equally busy
-  while (slots < pairs && slots * args.levels % threads != 0) {
-    ++slots;
-  }
+  const int64_t slots = std::min({pairs, threads, packed_slots(args, grads, grad_value != nullptr)});
   const PackedHeads<T> packed(args, slots, grad_value != nullptr);
   for (int64_t first = 0; first < pairs; first += slots) {
     const int64_t count = std::min(slots, pairs - first);

@@ -319,6 +319,8 @@ void ms_deform_attn_grad(
     prefetch(args.locations + 2 * place * points, 2 * points, args.heads);
     prefetch(args.weights + place * points, points, args.heads);
     prefetch(grads.out, args.channels, args.heads);
+    prefetch(out.locations ? out.locations + 2 * place * points : nullptr, 2 * points, args.heads);
+    prefetch(out.weights ? out.weights + place * points : nullptr, points, args.heads);
     for (int64_t first = first_point, next; first < last_point; first = next) {
       next = group_end(first, last_point, points, args.points);
       const int count = static_cast<int>(next - first);
