@@ -76,6 +76,9 @@ struct Blender {
   }
 
   MixedRow<T> crop_row(int64_t j) {
+    if (j + 2 < args.output_size) {
+      crops.prefetch(y.high[j + 2], crop_taps);
+    }
     const T* upper = crops.get(y.low[j], crop_taps);
     return {upper, crops.get(y.high[j], crop_taps), y.low_weight[j], y.high_weight[j]};
   }

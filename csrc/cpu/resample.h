@@ -112,6 +112,13 @@ class Taps {
     return begin;
   }
 
+  // Asks for what apply() will read of a row.
+  void prefetch(const T* from) const {
+    for (int64_t i = begin_; i < end_; i += static_cast<int64_t>(64 / sizeof(T))) {
+      __builtin_prefetch(from + i);
+    }
+  }
+
   // Writes whole blocks.
   void apply(const T* from, T* to) const {
     typedef Vector<T, W> V;
@@ -159,6 +166,8 @@ class Taps {
   // Turns indices into offsets from their entry's window. Where a window does not fit, rows are copied to one that is padded.
   void find_windows() {
     copies_ = false;
+    begin_ = inputs_;
+    end_ = 0;
     for (int32_t entry = 0; entry < first_[blocks_]; ++entry) {
       Lane<T>* offset = offset_ + entry * W;
       int64_t begin = inputs_, end = 0;
@@ -167,6 +176,8 @@ class Taps {
         end = offset[lane] >= end ? offset[lane] + 1 : end;
       }
       begin = begin < end ? begin : end;
+      begin_ = begin < begin_ ? begin : begin_;
+      end_ = end > end_ ? end : end_;
       const int64_t pairs = (end - begin + 2 * W - 1) / (2 * W), last = readable_ - pairs * 2 * W;
       copies_ = copies_ || last < 0;
       begin = last >= 0 && last < begin ? last : begin;
@@ -195,7 +206,7 @@ class Taps {
     return picked;
   }
 
-  int64_t inputs_, readable_, blocks_ = 0;
+  int64_t inputs_, readable_, begin_ = 0, end_ = 0, blocks_ = 0;
   bool copies_ = false;
   int32_t *first_, *count_, *base_, *pairs_;
   Lane<T>* offset_;
@@ -215,6 +226,12 @@ struct RowCache {
   void reset(const T* from) {
     planes = from;
     rows_held[0] = rows_held[1] = -1;
+  }
+
+  void prefetch(int64_t row, const Taps<T>& taps) const {
+    for (int64_t k = 0; k < maps && rows_held[row & 1] != row; ++k) {
+      taps.prefetch(planes + (k * height + row) * width);
+    }
   }
 
   const T* get(int64_t row, const Taps<T>& taps) {
