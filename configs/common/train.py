@@ -4,6 +4,7 @@ train = dict(
     output_dir="./output",
     init_checkpoint="",
     max_iter=90000,
+    seed=-1,  # of all random numbers; negative: another one each time
     amp=dict(enabled=False),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     checkpointer=dict(period=5000, max_to_keep=100),
