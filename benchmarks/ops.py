@@ -120,6 +120,7 @@ def measure(
 ) -> dict:
     """One row: medians, errors and memory of pentamask's op and its peers on one shape."""
     family = name.split("/")[0]
+    torch.compiler.reset()  # after some recompilations of a function, torch would go on without compiling it
     args, grads = SHAPES[name](device)
     exact_args = tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
     exact = make_call(ORACLES[family], exact_args, grads, backward)()
