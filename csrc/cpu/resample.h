@@ -192,7 +192,7 @@ class Taps {
   // from[offset], anything where the offset is negative.
   PENTAMASK_INLINE Vector<T, W> pick(const T* from, Vector<Lane<T>, W> offset, int32_t pairs) {
     Vector<T, W> picked{};
-    if constexpr (PENTAMASK_VECTOR_BYTES < 32) {  // no shuffle by numbers in the baseline
+    if constexpr (!kFastShuffle) {
       for (int lane = 0; lane < W; ++lane) {
         picked[lane] = from[offset[lane] < 0 ? 0 : offset[lane]];
       }
@@ -200,7 +200,7 @@ class Taps {
     }
     for (int32_t pair = 0; pair < pairs; ++pair) {
       const Vector<T, W> a = load<T, W>(from + 2 * W * pair), b = load<T, W>(from + 2 * W * pair + W);
-      const Vector<T, W> shuffled = __builtin_shuffle(a, b, offset);
+      const Vector<T, W> shuffled = shuffle<T, W>(a, b, offset);
       picked = pair == 0 ? shuffled : offset >= 2 * W * pair ? shuffled : picked;
     }
     return picked;

@@ -54,6 +54,28 @@ struct LaneOf<double> {
 template <typename T>
 using Lane = typename LaneOf<T>::type;
 
+// Whether shuffle() by numbers that the compiler does not know is quicker than loading them one by one.
+#if defined(__clang__)
+constexpr bool kFastShuffle = false;
+#else
+constexpr bool kFastShuffle = PENTAMASK_VECTOR_BYTES >= 32;
+#endif
+
+// Lane i is lane lanes[i], modulo 2 W, of a followed by b.
+template <typename T, int W>
+PENTAMASK_INLINE Vector<T, W> shuffle(Vector<T, W> a, Vector<T, W> b, Vector<Lane<T>, W> lanes) {
+#if defined(__clang__)
+  Vector<T, W> shuffled{};
+  for (int i = 0; i < W; ++i) {
+    const Lane<T> lane = lanes[i] & (2 * W - 1);
+    shuffled[i] = lane < W ? a[lane] : b[lane - W];
+  }
+  return shuffled;
+#else
+  return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
 // Lanes 0, 2, 4, ... of a followed by b, and lanes 1, 3, 5, ...
 template <typename T, int W>
 PENTAMASK_INLINE Vector<T, W> even_lanes(Vector<T, W> a, Vector<T, W> b) {
@@ -61,7 +83,7 @@ PENTAMASK_INLINE Vector<T, W> even_lanes(Vector<T, W> a, Vector<T, W> b) {
   for (int i = 0; i < W; ++i) {
     lanes[i] = 2 * i;
   }
-  return __builtin_shuffle(a, b, lanes);
+  return shuffle<T, W>(a, b, lanes);
 }
 
 template <typename T, int W>
@@ -70,7 +92,7 @@ PENTAMASK_INLINE Vector<T, W> odd_lanes(Vector<T, W> a, Vector<T, W> b) {
   for (int i = 0; i < W; ++i) {
     lanes[i] = 2 * i + 1;
   }
-  return __builtin_shuffle(a, b, lanes);
+  return shuffle<T, W>(a, b, lanes);
 }
 
 // Hands out aligned pieces of a scratch buffer.
