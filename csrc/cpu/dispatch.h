@@ -2,6 +2,7 @@
 #pragma once
 #include <type_traits>
 
+#include "../bilinear.h"
 #include "../kernels.h"
 
 namespace pentamask::cpu {
@@ -52,11 +53,15 @@ struct Kernels {
       const DeformAttnArgs<T>&, const Levels<T>&, const HeadRows<T>&, const DeformAttnGrads<T>&, int64_t first_point, int64_t last_point);
 };
 
+PENTAMASK_INLINE int64_t round_up(int64_t count, int64_t step) {
+  return (count + step - 1) / step * step;
+}
+
 // Bytes of scratch for one call of the blend and spatial attention kernels; at least what they take.
 template <typename T>
 inline int64_t blend_scratch(const BlendArgs<T>& args) {
-  const auto padded = [](int64_t count) { return (count + kGroup - 1) / kGroup * kGroup; };
-  const int64_t columns = padded(args.output_size), width = padded(args.width), attn = padded(args.attn_size);
+  const int64_t columns = round_up(args.output_size, kGroup), width = round_up(args.width, kGroup);
+  const int64_t attn = round_up(args.attn_size, kGroup);
   const int64_t axes = 3 * columns * (3 * sizeof(int32_t) + 2 * sizeof(T));
   const int64_t entries = 2 * (2 * columns + 2 * args.output_size * kGroup);  // of the four lists of taps, times their lanes
   const int64_t taps = entries * (2 * sizeof(T) + sizeof(int32_t)) + 4 * (columns + width + attn + 4 * kGroup) * (2 * sizeof(int32_t) + sizeof(T));

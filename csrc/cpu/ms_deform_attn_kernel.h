@@ -16,7 +16,7 @@ struct alignas(64) Corners {
 };
 
 // The rows that a group reads: corner c of point i stands at c * points + i. `grad` has their gradients' rows, where those are
-// wanted. The list ends in kGroup rows of zeros, so it may be read in whole vectors.
+// wanted; then the list ends in kGroup rows of zeros, so it may be read in whole vectors.
 template <typename T>
 struct alignas(64) Rows {
   int count;
@@ -108,7 +108,7 @@ PENTAMASK_INLINE void list_rows(const Corners<T>& corners, int points, const Hea
   constexpr int W = kWidth<T>;
   alignas(64) static constexpr Lane<T> kOutside[kGroup] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
   rows.count = 4 * points;
-  for (int c = 0; c < 5; ++c) {  // whole groups: what a corner writes too much is overwritten by the next
+  for (int c = 0; c < (kGrad ? 5 : 4); ++c) {  // whole groups: what a corner writes too much is overwritten by the next
     const Lane<T>* tokens = c < 4 ? corners.token[c] : kOutside;
     list_addresses<T>(tokens, head.value, head.stride, head.zeros, rows.row + c * points);
     if (kGrad) {
@@ -221,7 +221,7 @@ struct RowGrads {
   alignas(64) T dots[5 * kGroup] = {};  // the result's gradient times each row
 };
 
-// W rows: adds grad * row to the dots, and calls their gradients' rows into the cache.
+// W rows: adds grad * row to the dots.
 template <typename T, int W, int N>
 PENTAMASK_INLINE void dot_rows(const Rows<T>& rows, int first, const Vector<T, W>* grad, int64_t channel, RowGrads<T>& grads) {
   Vector<T, W> parts[W];

@@ -5,10 +5,6 @@
 namespace pentamask {
 namespace PENTAMASK_ISA {
 
-PENTAMASK_INLINE int64_t round_up(int64_t count, int64_t step) {
-  return (count + step - 1) / step * step;
-}
-
 // Samples along one axis of the output, padded with outside samples to whole groups.
 template <typename T>
 struct Axis {

@@ -14,6 +14,7 @@ namespace PENTAMASK_ISA {
 using cpu::kGroup;
 using cpu::HeadRows;
 using cpu::Levels;
+using cpu::round_up;
 
 // W lanes of T. The compiler's vector type, loadable from any address; W = 1 is the plain number.
 template <typename T, int W>
