@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # authors_files.py
+sys.path.insert(0, str(Path(__file__).parent))  # authors_files.py, checkpoint_samples.py
 
 # Before anything imports Detectron2 or pentamask, which read it once; child processes inherit it.
 _DATASETS = tempfile.mkdtemp(prefix="pentamask_tests_")

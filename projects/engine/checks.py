@@ -3,8 +3,9 @@
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 from detectron2.config import CfgNode
@@ -19,24 +20,15 @@ import pentamask.mask_rcnn.config
 import pentamask.panoptic_segformer.config
 import pentamask.yolact.config
 
-# What each meta-architecture has to say about class counts: see `class_count_keys` of the plugins.
-CLASS_COUNT_KEYS: dict[str, Callable[[CfgNode], dict[str, list[str]]]] = {
-    "BlendMask": pentamask.blendmask.config.class_count_keys,
-    "CenterMask": pentamask.centermask.config.class_count_keys,
-    "PanopticCenterMask": pentamask.centermask.config.class_count_keys,
-    "MaskRCNN": pentamask.mask_rcnn.config.class_count_keys,
-    "OneStageDetector": pentamask.fcos.config.class_count_keys,
-    "PanopticSegFormer": pentamask.panoptic_segformer.config.class_count_keys,
-    "YOLACT": pentamask.yolact.config.class_count_keys,
-}
-LAZY_CLASS_COUNT_KEYS: dict[str, dict[str, list[str]]] = {
-    "BlendMask": pentamask.blendmask.config.LAZY_CLASS_COUNT_KEYS,
-    "CenterMask": pentamask.centermask.config.LAZY_CLASS_COUNT_KEYS,
-    "PanopticCenterMask": pentamask.centermask.config.LAZY_CLASS_COUNT_KEYS,
-    "MaskRCNN": pentamask.mask_rcnn.config.LAZY_CLASS_COUNT_KEYS,
-    "OneStageDetector": pentamask.fcos.config.LAZY_CLASS_COUNT_KEYS,
-    "PanopticSegFormer": pentamask.panoptic_segformer.config.LAZY_CLASS_COUNT_KEYS,
-    "YOLACT": pentamask.yolact.config.LAZY_CLASS_COUNT_KEYS,
+# The module in which each meta-architecture says its class counts: `class_count_keys` and `LAZY_CLASS_COUNT_KEYS`.
+CLASS_COUNTS: dict[str, ModuleType] = {
+    "BlendMask": pentamask.blendmask.config,
+    "CenterMask": pentamask.centermask.config,
+    "PanopticCenterMask": pentamask.centermask.config,
+    "MaskRCNN": pentamask.mask_rcnn.config,
+    "OneStageDetector": pentamask.fcos.config,
+    "PanopticSegFormer": pentamask.panoptic_segformer.config,
+    "YOLACT": pentamask.yolact.config,
 }
 # Models that Detectron2's `GeneralizedRCNNWithTTA` can run.
 TTA_ARCHITECTURES = ("GeneralizedRCNN", "MaskRCNN", "CenterMask")
@@ -172,15 +164,17 @@ def check_class_counts(cfg: CfgNode, names: Iterable[str]) -> None:
     Raises:
         BadInput: they differ; both numbers and the keys are named.
     """
-    class_count_keys = CLASS_COUNT_KEYS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: {})(cfg)
-    counts = {field: {key: _get(cfg, key) for key in keys} for field, keys in class_count_keys.items()}
+    plugin = CLASS_COUNTS.get(cfg.MODEL.META_ARCHITECTURE)
+    keys_by_field = plugin.class_count_keys(cfg) if plugin else {}
+    counts = {field: {key: _get(cfg, key) for key in keys} for field, keys in keys_by_field.items()}
     _compare_class_counts(counts, names, "{} {}")
 
 
 def check_lazy_class_counts(cfg: DictConfig, names: Iterable[str]) -> None:
     """As `check_class_counts` for a LazyConfig, by the class that `cfg.model` names."""
     target = cfg.model.get("_target_", "")
-    keys_by_field = LAZY_CLASS_COUNT_KEYS.get(getattr(target, "__name__", str(target).rpartition(".")[2]), {})
+    plugin = CLASS_COUNTS.get(getattr(target, "__name__", str(target).rpartition(".")[2]))
+    keys_by_field = plugin.LAZY_CLASS_COUNT_KEYS if plugin else {}
     counts = {field: _lazy_counts(cfg, keys) for field, keys in keys_by_field.items()}
     _compare_class_counts(counts, names, "{}={}")
 

@@ -1,7 +1,6 @@
 """PentamaskCheckpointer: every kind of file ends as the same weights in the model, or in one readable error."""
 
 import argparse
-import os
 import pickle
 import sys
 from collections import OrderedDict
@@ -11,25 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoint_samples import ARRAYS, WEIGHTS, Command
 from detectron2.checkpoint import DetectionCheckpointer
 from safetensors.torch import save_file
 from torch import nn
 
 from pentamask.checkpoint.key_map import KeyRules, register_key_rules
 from pentamask.checkpoint.loader import CheckpointError, PentamaskCheckpointer, load_completely
-
-WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([7.0, 8.0])}
-ARRAYS = {name: value.numpy() for name, value in WEIGHTS.items()}
-
-
-class Command:
-    """Pickles as a shell command."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __reduce__(self) -> tuple:
-        return os.system, (self.text,)
 
 
 def write_pickle(data: object, path: Path) -> None:

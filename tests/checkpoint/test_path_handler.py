@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from authors_files import write_authors_file
+from checkpoint_samples import ARRAYS, WEIGHTS, Command
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from safetensors.torch import save_file
@@ -17,19 +18,6 @@ from torch import nn
 
 from pentamask import model_zoo
 from pentamask.checkpoint.loader import PentamaskCheckpointer
-
-WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([7.0, 8.0])}
-ARRAYS = {name: value.numpy() for name, value in WEIGHTS.items()}
-
-
-class Command:
-    """Pickles as a shell command."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __reduce__(self) -> tuple:
-        return os.system, (self.text,)
 
 
 class Backbone(nn.Module):

@@ -1,6 +1,5 @@
 """convert_weights: every family's file ends as a clean one with the same weights, or in one readable error."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from authors_files import write_authors_file
+from checkpoint_samples import Command
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import nn
@@ -33,16 +33,6 @@ FAMILIES = {
     ),
 }
 BLENDMASK, YOLACT = "shapes/BlendMask_R_50_thin", "shapes/YOLACT_R_50_thin"
-
-
-class Command:
-    """Pickles as a shell command."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __reduce__(self) -> tuple:
-        return os.system, (self.text,)
 
 
 def build(name: str, *options: object, seed: int = 0) -> nn.Module:
