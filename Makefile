@@ -14,7 +14,7 @@ UNPACKED := --no-deps --only-binary=:all: --python-version 3.10 --implementation
 .PHONY: demo test lint cuda asan model-zoo
 
 demo: $(VENV)/.built
-	$(BIN)/python -m pentamask.tools.make_demo
+	$(BIN)/python -m pentamask.tools.train_demo
 
 test: $(VENV)/.built
 	$(BIN)/python -m pytest -rfEs
@@ -25,11 +25,11 @@ lint: $(VENV)/.lint
 
 # Needs nvcc, but no GPU; does nothing if the sources are unchanged.
 cuda: $(VENV)/.packages
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python csrc/compile_cuda.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python dev/compile_cuda.py
 
 # The operators with hostile arguments under AddressSanitizer.
 asan: $(VENV)/.built
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python csrc/run_asan.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python dev/run_asan.py
 
 model-zoo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.list_models > MODEL_ZOO.md

@@ -1,4 +1,4 @@
-"""Show what a model sees, from a checkout; see projects/tools/demo.py."""
+"""Show what a model sees, from a checkout; see projects/pentamask/tools/demo.py."""
 
 from pentamask.tools.demo import cli
 

@@ -7,10 +7,10 @@ without a GPU, and a missing toolkit is then an error; TORCH_CUDA_ARCH_LIST choo
 
 import glob
 import os
+import shutil
 
 from setuptools import find_packages, setup
 
-PACKAGES = ["pentamask", *(f"pentamask.{name}" for name in find_packages("projects"))]
 # Neither errno nor floating-point traps are read; with both off, compilers vectorise floor, min/max and float -> int.
 HOST_FLAGS = ["-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 
@@ -87,6 +87,20 @@ def get_extensions() -> tuple[list, dict]:
     return [module], {"build_ext": BuildExtension}
 
 
+def link_configs() -> None:
+    """Make `configs/` a part of the package where the checkout could not hold the link `projects/pentamask/configs`."""
+    link = os.path.join("projects", "pentamask", "configs")
+    if os.path.isdir(link):
+        return
+    if os.path.lexists(link):
+        os.remove(link)  # git writes a text file where links are not allowed
+    try:
+        os.symlink(os.path.join("..", "..", "configs"), link, target_is_directory=True)
+    except OSError:
+        shutil.copytree("configs", link)
+
+
+link_configs()
 ext_modules, cmdclass = get_extensions()
 setup(
     name="pentamask",
@@ -95,8 +109,8 @@ setup(
     python_requires=">=3.10",
     # PyTorch, torchvision and Detectron2 are chosen by the user; `import pentamask` says how to get them.
     install_requires=["scipy", "shapely"],
-    package_dir={"pentamask": "projects", "pentamask.configs": "configs"},
-    packages=[*PACKAGES, "pentamask.configs"],
+    package_dir={"": "projects"},
+    packages=find_packages("projects"),
     package_data={
         "pentamask.configs": ["*/*.yaml", "*/*/*.yaml", "*/*.py", "*/*/*.py"],
         "pentamask": ["py.typed", "*/README.md"],

@@ -1,4 +1,4 @@
-"""Train or evaluate a model from a checkout; see projects/tools/train_net.py."""
+"""Train or evaluate a model from a checkout; see projects/pentamask/tools/train_net.py."""
 
 from pentamask.tools.train_net import cli
 

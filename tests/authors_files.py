@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pentamask.panoptic_segformer.weights import KEY_RULES as PANOPTIC_SEGFORMER_RULES
-from pentamask.yolact.weights import KEY_RULES as YOLACT_RULES
+from pentamask.panoptic_segformer.key_rules import KEY_RULES as PANOPTIC_SEGFORMER_RULES
+from pentamask.yolact.key_rules import KEY_RULES as YOLACT_RULES
 
 _BOTTOM_UP = r"^backbone\.bottom_up\."
 # From our names to the authors', in this order; what is not here has the same name.

@@ -48,10 +48,11 @@ def build_wheel(folder: Path, **environment: str) -> Path:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("projects", "configs", "csrc"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
     build = Distribution().get_command_obj("build")
     build.ensure_finalized()
-    for library in (ROOT / "projects").glob("_C*.so"):
+    for library in (ROOT / "projects" / "pentamask").glob("_C*.so"):
         compiled = source / build.build_platlib / "pentamask" / library.name
         compiled.parent.mkdir(parents=True)
         shutil.copyfile(library, compiled)
@@ -86,8 +87,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_contains_the_whole_package(wheel: Path) -> None:
     packed = set(ZipFile(wheel).namelist())
-    sources = [path for path in (ROOT / "projects").rglob("*") if path.suffix in (".py", ".md", ".typed")]
-    assert {f"pentamask/{path.relative_to(ROOT / 'projects')}" for path in sources} <= packed
+    projects = ROOT / "projects"
+    sources = [path for path in projects.rglob("*") if path.suffix in (".py", ".md", ".typed")]
+    assert {path.relative_to(projects).as_posix() for path in sources} <= packed
     configs = [path for path in (ROOT / "configs").rglob("*") if path.suffix in (".py", ".yaml")]
     assert {f"pentamask/configs/{path.relative_to(ROOT / 'configs')}" for path in configs} <= packed
     assert any(name.startswith("pentamask/_C") and name.endswith(".so") for name in packed)
@@ -105,10 +107,10 @@ def test_wheel_without_compiler_works(tmp_path: Path) -> None:
 
 
 def test_editable_installation_uses_the_checkout() -> None:
-    assert Path(pentamask.__file__) == ROOT / "projects" / "__init__.py"
+    assert Path(pentamask.__file__) == ROOT / "projects" / "pentamask" / "__init__.py"
     from pentamask.model_zoo import get_config_file
 
-    assert Path(get_config_file("BlendMask/R_50_1x.yaml")) == ROOT / "configs" / "BlendMask" / "R_50_1x.yaml"
+    assert Path(get_config_file("BlendMask/R_50_1x.yaml")).resolve() == ROOT / "configs" / "BlendMask" / "R_50_1x.yaml"
 
 
 def test_missing_detectron2_says_how_to_install_it(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pentamask.blendmask import ProtoNet
+from pentamask.blendmask import BasisModule
 
 
 def build(**kwargs):
-    return ProtoNet(
+    return BasisModule(
         in_features=["p3", "p4"], in_channels=[6, 6], num_bases=4, channels=8, num_convs=2, norm="BN", **kwargs
     )
 
@@ -21,7 +21,7 @@ def test_bases_have_twice_the_resolution_of_the_first_feature():
 
 @pytest.mark.parametrize("norm, keys", [("BN", 6), ("", 1)])
 def test_no_convolution_has_a_bias_but_the_last(norm, keys):
-    net = ProtoNet(in_features=["p3"], in_channels=[6], channels=8, num_convs=1, norm=norm)
+    net = BasisModule(in_features=["p3"], in_channels=[6], channels=8, num_convs=1, norm=norm)
     assert len([k for k in net.state_dict() if k.startswith("refine.0")]) == keys
     assert [k for k in net.state_dict() if k.endswith("0.bias")] == []
     assert "tower.3.bias" in net.state_dict()

@@ -8,7 +8,7 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from pentamask.engine.checks import BadInput, check_class_counts, check_dataset_files
-from pentamask.engine.config import load_config
+from pentamask.engine.load_config import load_config
 from pentamask.engine.trainer import Trainer
 
 ANNOTATION = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pentamask  # noqa: F401
-from pentamask.engine.config import available_device, load_config
+from pentamask.engine.load_config import available_device, load_config
 from pentamask.engine.trainer import Trainer
 
 

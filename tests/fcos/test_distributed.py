@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from detectron2.structures import Boxes, Instances
 
 from pentamask.fcos import FCOS, FCOSHead
-from pentamask.fcos.head import HeadOutputs
+from pentamask.fcos.head import FCOSOutputs
 
 
 def build(box_quality: str) -> FCOS:
@@ -31,7 +31,7 @@ def losses(images: slice, box_quality: str) -> dict[str, torch.Tensor]:
     for b in boxes[images]:
         ground_truth.append(Instances((48, 48), gt_boxes=Boxes(torch.tensor(b))))
         ground_truth[-1].gt_classes = torch.zeros(len(b), dtype=torch.long)
-    outputs = HeadOutputs([logits], [reg.relu()], [ctrness], [logits])
+    outputs = FCOSOutputs([logits], [reg.relu()], [ctrness], [logits])
     return build(box_quality).losses(outputs, ground_truth)[1]
 
 

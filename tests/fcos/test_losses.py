@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from pentamask.fcos.losses import ctrness_targets, location_loss, reduce_mean, smoothed_ious
+from pentamask.common import reduce_mean
+from pentamask.fcos.losses import ctrness_targets, location_loss, smoothed_ious
 
 
 def test_ctrness():

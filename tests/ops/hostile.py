@@ -1,4 +1,4 @@
-"""The CPU kernels over hostile inputs, forward and backward; csrc/run_asan.py runs this under AddressSanitizer.
+"""The CPU kernels over hostile inputs, forward and backward; dev/run_asan.py runs this under AddressSanitizer.
 
 Loads the library that PENTAMASK_OPS_LIBRARY names, without the Python package, so that no other copy is in the process.
 """

@@ -102,5 +102,5 @@ def test_stuff_of_one_class_is_one_segment():
 
 
 def test_unknown_rule():
-    with pytest.raises(ValueError, match="choose from mask_wise, pixel_argmax, maskformer"):
+    with pytest.raises(ValueError, match='choose "mask_wise", "pixel_argmax" or "maskformer"'):
         merge_columns([(0, 8)], [0.9], [0], "wrong")

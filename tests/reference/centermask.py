@@ -18,7 +18,7 @@ from pentamask import model_zoo
 from pentamask.centermask import AdaptiveROIPooler, CenterROIHeads, SpatialAttentionMaskHead
 from pentamask.centermask.mask_head import mask_targets, select_masks
 from pentamask.centermask.mask_iou_head import inside_shares, mask_iou_targets
-from pentamask.fcos.head import HeadOutputs
+from pentamask.fcos.head import FCOSOutputs
 
 
 def replay(case: Case, compare: Comparison, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def _copy(detections: Instances) -> Instances:
 
 
 def _compare_head(
-    case: Case, compare: Comparison, levels: list[str], head: HeadOutputs, suffix: str, class_step: int
+    case: Case, compare: Comparison, levels: list[str], head: FCOSOutputs, suffix: str, class_step: int
 ) -> None:
     for level, name in enumerate(levels):
         _close(case, compare, f"logits_{name}{suffix}", head.logits[level][:, ::class_step])
@@ -209,7 +209,7 @@ def _compare_gradients(case: Case, compare: Comparison, module: nn.Module) -> No
 
 
 def _compare_targets(
-    case: Case, compare: Comparison, model: nn.Module, head: HeadOutputs, gt_instances: list[Instances]
+    case: Case, compare: Comparison, model: nn.Module, head: FCOSOutputs, gt_instances: list[Instances]
 ) -> None:
     fcos = model.proposal_generator
     labels, distances, _ = fcos.label_locations(head, gt_instances)

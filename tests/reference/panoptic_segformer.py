@@ -19,10 +19,10 @@ from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.augmentation import build_augmentation
 from pentamask.ops import ms_deform_attn
 from pentamask.panoptic_segformer.criterion import match_locations, match_masks
+from pentamask.panoptic_segformer.key_rules import KEY_RULES, UNUSED
 from pentamask.panoptic_segformer.location_decoder import inverse_sigmoid
 from pentamask.panoptic_segformer.merging import MergeOptions, merge, score_masks
 from pentamask.panoptic_segformer.meta_arch import instances_from_masks, output_boxes
-from pentamask.panoptic_segformer.weights import KEY_RULES, UNUSED
 
 _NODE = "MODEL.PANOPTIC_SEGFORMER."
 # Options of the authors' head that a case may override -> our keys.

@@ -16,11 +16,11 @@ from pentamask import model_zoo
 from pentamask.yolact import YOLACT, cross_class_fast_nms, fast_nms
 from pentamask.yolact.anchors import decode_boxes, encode_boxes, prior_boxes
 from pentamask.yolact.inference import Detections, Postprocessor
+from pentamask.yolact.key_rules import KEY_RULES
 from pentamask.yolact.losses import YolactLoss, hard_negatives
 from pentamask.yolact.mask_networks import MaskIoUNet
 from pentamask.yolact.matching import match_priors
 from pentamask.yolact.nms import greedy_nms
-from pentamask.yolact.weights import KEY_RULES
 
 # The authors' config keys, those that a case may override, and ours below MODEL.YOLACT.
 _KEYS = {

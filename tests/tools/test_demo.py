@@ -15,8 +15,8 @@ from PIL import Image
 
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.engine.checks import BadInput
-from pentamask.engine.config import find_config_file, load_config
 from pentamask.engine.lazy import load_lazy_config
+from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.engine.predictor import Predictor
 from pentamask.tools import demo
 

@@ -13,8 +13,8 @@ from detectron2.config import instantiate
 from detectron2.engine import default_argument_parser
 
 from pentamask.engine.checks import BadInput
-from pentamask.engine.config import find_config_file
 from pentamask.engine.lazy import load_lazy_config
+from pentamask.engine.load_config import find_config_file
 from pentamask.tools import train_net
 
 CONFIG = "configs/shapes/BlendMask_R_50_thin.yaml"

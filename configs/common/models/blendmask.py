@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from pentamask.blendmask.basis_module import ProtoNet
+from pentamask.blendmask.basis_module import BasisModule
 from pentamask.blendmask.blender import Blender
 from pentamask.blendmask.meta_arch import BlendMask
 from pentamask.fcos.fcos import FCOS, DetectionLimits
@@ -21,7 +21,7 @@ model = L(BlendMask)(
         thresh_with_ctr=True,
         test_limits=L(DetectionLimits)(score_thresh=0.05, pre_nms_topk=1000, post_nms_topk=100),
     ),
-    basis_module=L(ProtoNet)(
+    basis_module=L(BasisModule)(
         in_features=["p3", "p4", "p5"],
         in_channels=[256, 256, 256],
         loss_on=True,

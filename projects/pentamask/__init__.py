@@ -1,0 +1,45 @@
+"""pentamask: five mask papers as Detectron2 plugins. Importing it registers models and the names of generated data."""
+
+__version__ = "0.1.0"
+
+try:
+    import detectron2.modeling  # noqa: F401  (also needs torch and torchvision)
+except ImportError as error:
+    raise ImportError(
+        f"pentamask needs PyTorch, torchvision and Detectron2, and one of them cannot be imported ({error}). "
+        "Install PyTorch and torchvision first (pytorch.org), then Detectron2, either from its sources:\n"
+        "    pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2.git\n"
+        "or, without a compiler, from the package index, as pentamask's README.md describes:\n"
+        "    pip install --no-deps --only-binary=:all: --python-version 3.10 --implementation cp --abi none "
+        '--target "$(python -c \'import sysconfig; print(sysconfig.get_path("purelib"))\')" sal-detectron2==0.7.2'
+    ) from error
+
+from pentamask import (  # noqa: F401  (registers them)
+    backbones,
+    blendmask,
+    centermask,
+    fcos,
+    mask_rcnn,
+    panoptic_segformer,
+    yolact,
+)
+from pentamask.blendmask import add_blendmask_config
+from pentamask.centermask import add_centermask_config
+from pentamask.checkpoint.path_handler import register_checkpoint_handler
+from pentamask.config import add_pentamask_config
+from pentamask.data.person_in_context import register_person_in_context
+from pentamask.data.shapes import register_shapes
+from pentamask.panoptic_segformer import add_panoptic_segformer_config
+from pentamask.yolact import add_yolact_config
+
+register_person_in_context()
+register_shapes()
+register_checkpoint_handler()
+
+__all__ = [
+    "add_blendmask_config",
+    "add_centermask_config",
+    "add_panoptic_segformer_config",
+    "add_pentamask_config",
+    "add_yolact_config",
+]

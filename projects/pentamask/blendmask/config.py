@@ -1,0 +1,66 @@
+"""Configuration keys of BlendMask."""
+
+from detectron2.config import CfgNode
+
+from pentamask.backbones.config import add_backbone_config
+from pentamask.common import add_defaults
+from pentamask.fcos.config import add_fcos_config
+
+
+def add_blendmask_config(cfg: CfgNode) -> None:
+    """Add the keys of BlendMask and of the FCOS below it to `cfg`, in place; set keys are kept."""
+    add_backbone_config(cfg)
+    add_fcos_config(cfg)
+    add_defaults(
+        cfg.MODEL,
+        BLENDMASK=dict(
+            # Attention maps are ATTN_SIZE x ATTN_SIZE, masks BOTTOM_RESOLUTION x BOTTOM_RESOLUTION.
+            ATTN_SIZE=14,
+            BOTTOM_RESOLUTION=56,
+            # How attention is upsampled: "bilinear" or "nearest".
+            TOP_INTERP="bilinear",
+            POOLER_TYPE="ROIAlignV2",
+            POOLER_SAMPLING_RATIO=1,
+            # 1 / stride of the bases.
+            POOLER_SCALES=(0.25,),
+            INSTANCE_LOSS_WEIGHT=1.0,
+            # Add the bases, and the auxiliary semantic map, to the results.
+            VISUALIZE=False,
+        ),
+        BASIS_MODULE=dict(
+            NUM_BASES=4,
+            CONVS_DIM=128,
+            IN_FEATURES=["p3", "p4", "p5"],
+            NORM="SyncBN",
+            NUM_CONVS=3,
+            # Auxiliary semantic loss on the first of IN_FEATURES, at stride COMMON_STRIDE.
+            LOSS_ON=False,
+            LOSS_WEIGHT=0.3,
+            COMMON_STRIDE=8,
+            NUM_CLASSES=80,
+            # Where prepared semantic maps lie: "coco" or "lvis" (only read if they exist).
+            ANN_SET="coco",
+        ),
+    )
+
+
+def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
+    """Config keys that must equal the length of a metadata field."""
+    things = ["MODEL.FCOS.NUM_CLASSES"]
+    if cfg.MODEL.BASIS_MODULE.LOSS_ON:
+        things.append("MODEL.BASIS_MODULE.NUM_CLASSES")
+    keys = {"thing_classes": things}
+    if cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
+        keys["stuff_classes"] = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]
+    return keys
+
+
+# The same in a LazyConfig: keys of its `model`, as far as it has them.
+LAZY_CLASS_COUNT_KEYS = {
+    "thing_classes": [
+        "proposal_generator.num_classes",
+        "proposal_generator.fcos_head.num_classes",
+        "basis_module.num_classes",
+    ],
+    "stuff_classes": ["panoptic_module.num_classes"],
+}

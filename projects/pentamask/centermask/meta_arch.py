@@ -1,0 +1,90 @@
+"""CenterMask: FCOS boxes, then the mask branch; and its panoptic form."""
+
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN, build_backbone
+from detectron2.structures import ImageList, Instances
+from torch import Tensor
+
+from pentamask.checkpoint.key_map import register_key_rules
+from pentamask.fcos import FCOS
+
+from .key_rules import KEY_RULES
+from .roi_heads import CenterROIHeads
+
+
+class ProposalFCOS(FCOS):
+    """FCOS in the place of Detectron2's proposal generators."""
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], gt_instances: list[Instances] | None = None
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """
+        Args:
+            images, features, gt_instances: see `FCOS.forward`.
+
+        Returns:
+            In training proposals with proposal_boxes and objectness_logits (here: scores), none if FCOS is not to
+            yield them, and the losses. In inference the detections and no losses.
+        """
+        results, losses = super().forward(images, features, gt_instances)
+        if not self.training:
+            return results, {}
+        proposals = [
+            Instances(x.image_size, proposal_boxes=x.pred_boxes, objectness_logits=x.scores)
+            for x in results.get("proposals", [])
+        ]
+        return proposals, losses
+
+
+@META_ARCH_REGISTRY.register()
+class CenterMask(GeneralizedRCNN):
+    """Anchor-free instance segmentation (arXiv 1911.06667): Detectron2's `GeneralizedRCNN` on the boxes of FCOS.
+
+    In training the losses are those of `FCOS` and `CenterROIHeads`; in inference a dict per image has "instances" with
+    pred_boxes, scores, pred_classes, locations (n, 2) in pixels of the network input, fpn_levels, pred_masks (n,
+    height, width) bool at output size, mask_scores with mask scoring, and pred_keypoints with key points.
+    """
+
+    @configurable
+    def __init__(self, **kwargs: Any) -> None:
+        """Args: as those of `GeneralizedRCNN`; proposal_generator is `ProposalFCOS`, roi_heads `CenterROIHeads`."""
+        super().__init__(**kwargs)
+        register_key_rules(self, KEY_RULES)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        classes = cfg.MODEL.FCOS.NUM_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        if classes[0] != classes[1]:
+            raise ValueError(
+                f"MODEL.FCOS.NUM_CLASSES is {classes[0]} and MODEL.ROI_HEADS.NUM_CLASSES {classes[1]}: set both to the "
+                "number of classes without background."
+            )
+        backbone = build_backbone(cfg)
+        shape = backbone.output_shape()
+        has_heads = cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON
+        return {
+            "backbone": backbone,
+            "proposal_generator": ProposalFCOS(cfg, shape, yield_proposal=has_heads),
+            "roi_heads": CenterROIHeads(cfg, shape),
+            "input_format": cfg.INPUT.FORMAT,
+            "vis_period": cfg.VIS_PERIOD,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+
+@META_ARCH_REGISTRY.register()
+class PanopticCenterMask(PanopticFPN, CenterMask):
+    """CenterMask and a semantic head: Detectron2's `PanopticFPN` with CenterMask's instances.
+
+    Adds `loss_sem_seg`, and to the results "sem_seg" (classes, height, width) logits and "panoptic_seg". Instances are
+    merged in the order of their box scores, as in the released code.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        if cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT != 1:
+            raise ValueError("MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT: CenterMask has no such weight, set it to 1.0.")
+        return super().from_config(cfg)

@@ -1,0 +1,67 @@
+"""The detector that consists of FCOS and nothing else."""
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, ProposalNetwork, build_backbone
+from torch import Tensor, nn
+
+from pentamask.checkpoint.key_map import KeyRules, register_key_rules
+
+from .fcos import FCOS
+from .key_rules import FCOS_KEY_RULES
+
+
+@META_ARCH_REGISTRY.register()
+class OneStageDetector(ProposalNetwork):
+    """FCOS on its own: boxes, scores and classes under "instances".
+
+    Attributes:
+        key_rules: how the authors' files name the parameters; models built on this one have their own.
+    """
+
+    key_rules: KeyRules = FCOS_KEY_RULES
+
+    # Normalising, padding and batching, which Detectron2's `ProposalNetwork` has no method for.
+    preprocess_image = GeneralizedRCNN.preprocess_image
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        proposal_generator: nn.Module,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+    ) -> None:
+        """
+        Args:
+            backbone: Detectron2 backbone with a feature pyramid.
+            proposal_generator: `FCOS`.
+            pixel_mean, pixel_std: per channel of the input image.
+        """
+        super().__init__(
+            backbone=backbone, proposal_generator=proposal_generator, pixel_mean=pixel_mean, pixel_std=pixel_std
+        )
+        register_key_rules(self, self.key_rules)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "proposal_generator": FCOS(cfg, backbone.output_shape()),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """
+        Args:
+            batched_inputs: Detectron2's input dicts; "instances" are needed in training.
+
+        Returns:
+            In training the losses of `FCOS.losses`, else a dict per image with "instances" at output size.
+        """
+        results = super().forward(batched_inputs)
+        if self.training:
+            return results
+        return [{"instances": result["proposals"]} for result in results]

@@ -1,0 +1,51 @@
+"""Mask R-CNN: Detectron2's GeneralizedRCNN with the paper's choices and its released files."""
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from torch import nn
+
+from pentamask.checkpoint.key_map import register_key_rules
+
+from .key_rules import KEY_RULES
+from .poolers import EXTRA_POOLERS, replace_level_poolers
+
+
+@META_ARCH_REGISTRY.register()
+class MaskRCNN(GeneralizedRCNN):
+    """Mask R-CNN (arXiv 1703.06870): RPN, a box branch and a mask branch per region, losses L_cls + L_box + L_mask.
+
+    Everything Detectron2's model zoo trained is Detectron2's own code below this class and gives equal numbers; what
+    the paper compares besides is chosen by config (see the README of this folder).
+    """
+
+    @configurable
+    def __init__(self, *, backbone: nn.Module, proposal_generator: nn.Module, roi_heads: nn.Module, **kwargs) -> None:
+        """Takes the arguments of Detectron2's `GeneralizedRCNN`."""
+        super().__init__(backbone=backbone, proposal_generator=proposal_generator, roi_heads=roi_heads, **kwargs)
+        register_key_rules(self, KEY_RULES)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        if not cfg.MODEL.MASK_ON:
+            raise ValueError("MaskRCNN has a mask branch: set MODEL.MASK_ON True, or use GeneralizedRCNN.")
+        head = cfg.MODEL.ROI_MASK_HEAD
+        if head.ACTIVATION != "sigmoid" and head.NAME == "MaskRCNNConvUpsampleHead":
+            raise ValueError(
+                f"MODEL.ROI_MASK_HEAD.ACTIVATION {head.ACTIVATION!r} needs MODEL.ROI_MASK_HEAD.NAME FCNMaskHead or "
+                "MLPMaskHead; Detectron2's MaskRCNNConvUpsampleHead does not read it."
+            )
+        plain = cfg.clone()
+        plain.defrost()
+        heads = {"box": cfg.MODEL.ROI_BOX_HEAD, "mask": cfg.MODEL.ROI_MASK_HEAD}
+        for node in (plain.MODEL.ROI_BOX_HEAD, plain.MODEL.ROI_MASK_HEAD):
+            if node.POOLER_TYPE in EXTRA_POOLERS:
+                node.POOLER_TYPE = "ROIAlignV2"
+        args = super().from_config(plain)
+        roi_heads = args["roi_heads"]
+        for name, node in heads.items():
+            if node.POOLER_TYPE in EXTRA_POOLERS:
+                # The C4 heads have one pooler, which ROI_BOX_HEAD describes.
+                pooler = getattr(roi_heads, f"{name}_pooler", None) or (name == "box" and roi_heads.pooler)
+                if pooler:
+                    replace_level_poolers(pooler, node.POOLER_TYPE, node.POOLER_SAMPLING_RATIO)
+        return args

@@ -1,0 +1,51 @@
+"""Print the table of released models, which is MODEL_ZOO.md: python -m pentamask.tools.list_models > MODEL_ZOO.md"""
+
+from pentamask.model_zoo import RELEASES, Release, list_models
+
+_INTRODUCTION = """\
+# Model zoo
+
+Every model that the papers' authors released, with the numbers published for it (batch 1, one GPU). `MODEL.WEIGHTS`
+takes the file as it is: download it, or use `model_zoo.get(config, trained=True)` where an address is linked. Where no
+file is named, the page lists the model under the config's name, but its link leads to a host that has closed, or to
+another file. Sizes are given where the host states them; the pages state no checksums. This table is written by
+`make model-zoo` from `projects/pentamask/model_zoo/catalog.py`.
+"""
+_METRICS = {"box AP": "bbox/AP", "mask AP": "segm/AP", "PQ": "panoptic_seg/PQ"}
+
+
+def make_table() -> str:
+    """MODEL_ZOO.md: one section for every folder of configs, and the configs without a released model."""
+    families: dict[str, list[Release]] = {}
+    for release in RELEASES.values():
+        families.setdefault(release.config.split("/")[0], []).append(release)
+    sections = [_INTRODUCTION, *(_make_section(name, rows) for name, rows in families.items())]
+    others = [name for name in list_models() if name not in RELEASES and not name.startswith("shapes/")]
+    return "\n".join([*sections, "## Configs without a released model\n", *(f"- `{name}`" for name in others), ""])
+
+
+def _make_section(family: str, releases: list[Release]) -> str:
+    """The table of one paper, with those columns that any of its models fills."""
+    metrics = {title: key for title, key in _METRICS.items() if any(key in r.metrics for r in releases)}
+    timed = any(release.seconds for release in releases)
+    sized = any(release.megabytes for release in releases)
+    titles = ["config", *metrics, *(["ms", "GPU"] if timed else []), "file", *(["MB"] if sized else [])]
+    page, split, licence = releases[0].page, releases[0].split, releases[0].licence
+    weights = licence.weights or "none of their own stated"
+    lines = [
+        f"## {family}\n",
+        f"COCO {split}; files: [{page}](https://github.com/{page}). Licence of its code: {licence.code}; "
+        f"of the weights: {weights}.\n",
+    ]
+    lines += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for release in releases:
+        numbers = [f"{release.metrics[key]:.1f}" if key in release.metrics else "" for key in metrics.values()]
+        speed = [f"{1000 * release.seconds:.0f}" if release.seconds else "", release.device] if timed else []
+        file = f"[{release.file}]({release.url})" if release.url else release.file or ""
+        size = [f"{release.megabytes:g}" if release.megabytes else ""] if sized else []
+        lines.append("| " + " | ".join([f"`{release.config}`", *numbers, *speed, file, *size]) + " |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    print(make_table(), end="")

@@ -1,0 +1,107 @@
+"""Train or evaluate a model: Detectron2's train_net.py, for YAML and LazyConfig files alike.
+
+python -m pentamask.tools.train_net --config-file BlendMask/R_50_1x.yaml [--resume] [--eval-only] [KEY VALUE ...]
+"""
+
+import argparse
+import sys
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, hooks, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+
+from pentamask.checkpoint.loader import CheckpointError, PentamaskCheckpointer
+from pentamask.engine.checks import BadInput, check_config, check_num_gpus, check_weights
+from pentamask.engine.lazy import load_lazy_config, run_lazy
+from pentamask.engine.load_config import available_device, find_config_file, load_config
+from pentamask.engine.trainer import Trainer
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of a YAML file, checked, with loggers and OUTPUT_DIR set up.
+
+    Raises:
+        BadInput: see `load_config` and `check_config`.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    check_config(cfg, resume=args.resume, eval_only=args.eval_only)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pentamask")
+    cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def setup_lazy(args: argparse.Namespace) -> DictConfig:
+    """As `setup` for a LazyConfig file; raises likewise."""
+    cfg = load_lazy_config(args.config_file, args.opts)
+    output_dir = cfg.train.output_dir
+    check_weights("train.init_checkpoint", cfg.train.init_checkpoint, resume_from=output_dir if args.resume else None)
+    setup_logger(output_dir, distributed_rank=comm.get_rank(), name="pentamask")
+    cfg.train.device = available_device(cfg.train.device)
+    default_setup(cfg, args)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> dict:
+    """Train or, with --eval-only, evaluate.
+
+    Args:
+        args: of Detectron2's `default_argument_parser`.
+
+    Returns:
+        The evaluation results: task to metric to value.
+
+    Raises:
+        BadInput: the user's config, data or files cannot be used.
+    """
+    args.config_file = find_config_file(args.config_file)
+    if args.config_file.endswith(".py"):
+        return run_lazy(setup_lazy(args), resume=args.resume, eval_only=args.eval_only)
+    cfg = setup(args)
+    if args.eval_only:
+        return evaluate(cfg, resume=args.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    for name in cfg.DATASETS.TEST:
+        Trainer.build_test_loader(cfg, name)  # finds errors now rather than after the training
+    if cfg.TEST.AUG.ENABLED:
+        trainer.register_hooks([hooks.EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
+    trainer.train()
+    return trainer.last_results
+
+
+def evaluate(cfg: CfgNode, *, resume: bool) -> dict:
+    """Evaluate MODEL.WEIGHTS (with `resume` the last checkpoint) on DATASETS.TEST and compare with EXPECTED_RESULTS."""
+    model = Trainer.build_model(cfg)
+    PentamaskCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_TTA(cfg, model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def cli() -> None:
+    """The command line; bad input ends in one line on stderr and exit status 1."""
+    args = default_argument_parser().parse_args()
+    try:
+        check_num_gpus(args.num_gpus)
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except (BadInput, CheckpointError) as error:
+        sys.exit(f"train_net: error: {error}")
+
+
+if __name__ == "__main__":
+    cli()

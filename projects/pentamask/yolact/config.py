@@ -1,0 +1,63 @@
+"""Configuration keys of YOLACT."""
+
+from detectron2.config import CfgNode
+
+from pentamask.backbones.config import add_backbone_config
+from pentamask.common import add_defaults
+
+
+def add_yolact_config(cfg: CfgNode) -> None:
+    """Add the keys of YOLACT and of its backbones to `cfg`, in place; set keys are kept."""
+    add_backbone_config(cfg)
+    add_defaults(
+        cfg.MODEL,
+        YOLACT=dict(
+            # Classes without the background.
+            NUM_CLASSES=80,
+            # Images are stretched to a square of this side, in pixels.
+            IMAGE_SIZE=550,
+            # Levels that strided convolutions add above those of MODEL.FPN.IN_FEATURES.
+            NUM_EXTRA_LEVELS=2,
+            NUM_PROTOTYPES=32,
+            # Prior boxes: sides in pixels of the network input, one list a level; width / height; SQUARE gives them
+            # equal sides, as the first released models have them.
+            ANCHOR_SCALES=[[24], [48], [96], [192], [384]],
+            ASPECT_RATIOS=[1.0, 0.5, 2.0],
+            SQUARE_ANCHORS=True,
+            # Batch norm is trained if a GPU's batch has at least so many images, else frozen.
+            BN_MIN_BATCH=6,
+            # Matching: IoU from which a prior box is positive, below which it is background; between them, or with
+            # more than CROWD_OVERLAP of its area in a crowd, it is neutral.
+            POSITIVE_IOU=0.5,
+            NEGATIVE_IOU=0.4,
+            CROWD_OVERLAP=0.7,
+            # Background boxes per positive one in the class loss.
+            NEGATIVE_RATIO=3,
+            # Positives of an image that the mask loss takes at most.
+            MASKS_TO_TRAIN=100,
+            BOX_LOSS_WEIGHT=1.5,
+            CLASS_LOSS_WEIGHT=1.0,
+            MASK_LOSS_WEIGHT=6.125,
+            SEMANTIC_LOSS_WEIGHT=1.0,
+            # Detection. NMS_TYPE: "fast", "cross_class" (fast, over all classes at once) or "batched" (greedy).
+            SCORE_THRESH_TEST=0.05,
+            NMS_TYPE="fast",
+            NMS_THRESH_TEST=0.5,
+            NMS_TOPK=200,
+            # Crop masks to their boxes; after NMS keep only scores above FINAL_SCORE_THRESH (0 keeps all).
+            CROP_MASKS=True,
+            FINAL_SCORE_THRESH=0.0,
+            # Mask rescoring (YOLACT++). MIN_AREA: smallest mask that trains it, in prototype pixels; RESCORE_BOXES
+            # lets the product of score and mask quality be the score of the boxes too.
+            MASK_IOU=dict(ENABLED=False, LOSS_WEIGHT=25.0, MIN_AREA=25, RESCORE_BOXES=False),
+        ),
+    )
+
+
+def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
+    """Config keys that must equal the length of a metadata field."""
+    return {"thing_classes": ["MODEL.YOLACT.NUM_CLASSES"]}
+
+
+# The same in a LazyConfig: keys of its `model`, as far as it has them.
+LAZY_CLASS_COUNT_KEYS = {"thing_classes": ["num_classes"]}

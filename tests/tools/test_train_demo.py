@@ -1,0 +1,13 @@
+"""`make demo` in small: train, evaluate, and a picture of validation images."""
+
+from PIL import Image
+
+from pentamask.tools import train_demo
+
+
+def test_trains_evaluates_and_draws(tiny, tmp_path, capsys):
+    results = train_demo.main(tiny)
+    assert {"bbox", "segm"} <= set(results)
+    picture = Image.open(tmp_path / "out" / "side_by_side.png")
+    assert picture.width > 6 * 320 and picture.height > 3 * 320  # two blocks of three panels, three rows
+    assert f"Look at {tmp_path / 'out' / 'side_by_side.png'}" in capsys.readouterr().out
