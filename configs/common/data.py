@@ -5,6 +5,7 @@ from detectron2.data import build_detection_test_loader, build_detection_train_l
 from detectron2.data import transforms as T
 from omegaconf import OmegaConf
 
+from pentamask.data.augmentation import ResizeShortestEdge
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.evaluation import build_evaluator
 
@@ -15,7 +16,7 @@ dataloader.train = L(build_detection_train_loader)(
     mapper=L(MaskDatasetMapper)(
         is_train=True,
         augmentations=[
-            L(T.ResizeShortestEdge)(
+            L(ResizeShortestEdge)(
                 short_edge_length=(640, 672, 704, 736, 768, 800), sample_style="choice", max_size=1333
             ),
             L(T.RandomFlip)(horizontal=True),
@@ -32,7 +33,7 @@ dataloader.test = L(build_detection_test_loader)(
     dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
     mapper=L(MaskDatasetMapper)(
         is_train=False,
-        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
+        augmentations=[L(ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
         image_format="${...train.mapper.image_format}",
     ),
     num_workers=4,

@@ -6,7 +6,7 @@ import pytest
 from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 
-from pentamask.data.augmentation import InstanceCrop, build_augmentation
+from pentamask.data.augmentation import InstanceCrop, ResizeShortestEdge, build_augmentation
 from pentamask.data.config import add_data_config
 
 IMAGE = np.zeros((100, 200, 3), np.uint8)
@@ -23,6 +23,16 @@ def test_crop_keeps_the_centre_of_the_instance_and_stays_inside():
         assert crop.x0 <= 170 <= crop.x0 + crop.w and crop.y0 <= 20 <= crop.y0 + crop.h
         assert crop.x0 >= 0 and crop.x0 + crop.w <= 200 and crop.y0 >= 0 and crop.y0 + crop.h <= 100
         assert 100 <= crop.w <= 200 and 50 <= crop.h <= 100
+
+
+@pytest.mark.parametrize("resizer", ["pil", "opencv"])
+def test_a_long_strip_keeps_its_short_edge(resizer):
+    cfg = get_cfg()
+    add_data_config(cfg)
+    cfg.INPUT.RESIZER = resizer
+    (resize,) = build_augmentation(cfg, is_train=False)
+    strip = np.zeros((1, 10000, 3), np.uint8)
+    assert resize.get_transform(strip).apply_image(strip).shape == (1, 1333, 3)
 
 
 def test_crop_chooses_among_all_instances_and_may_cut_them():
@@ -49,12 +59,12 @@ def test_crop_of_an_image_without_instances_and_of_boxes_beyond_the_image():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], [T.ResizeShortestEdge, T.RandomFlip]),
-        (["INPUT.HFLIP_TRAIN", False], [T.ResizeShortestEdge]),
-        (["INPUT.CROP.ENABLED", True], [InstanceCrop, T.ResizeShortestEdge, T.RandomFlip]),
+        ([], [ResizeShortestEdge, T.RandomFlip]),
+        (["INPUT.HFLIP_TRAIN", False], [ResizeShortestEdge]),
+        (["INPUT.CROP.ENABLED", True], [InstanceCrop, ResizeShortestEdge, T.RandomFlip]),
         (
             ["INPUT.CROP.ENABLED", True, "INPUT.IS_ROTATE", True],
-            [InstanceCrop, T.RandomRotation, T.ResizeShortestEdge, T.RandomFlip],
+            [InstanceCrop, T.RandomRotation, ResizeShortestEdge, T.RandomFlip],
         ),
     ],
 )
@@ -63,7 +73,7 @@ def test_config_chooses_the_augmentations_in_the_authors_order(options, expected
     add_data_config(cfg)
     cfg.merge_from_list(options)
     assert [type(a) for a in build_augmentation(cfg, is_train=True)] == expected
-    assert [type(a) for a in build_augmentation(cfg, is_train=False)] == [T.ResizeShortestEdge]
+    assert [type(a) for a in build_augmentation(cfg, is_train=False)] == [ResizeShortestEdge]
 
 
 def test_rotation_without_crop_is_an_error_naming_both_keys():

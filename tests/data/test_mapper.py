@@ -71,6 +71,20 @@ def test_rle_masks_with_polygon_format_name_the_file_and_the_key(shapes):
         _mapper(instance_mask_format="polygon")(record)
 
 
+def test_label_maps_are_read_as_they_are_stored(record, tmp_path):
+    labels = np.zeros((40, 60), np.uint8)
+    labels[:, 30:] = 7
+    palette = Image.fromarray(labels, mode="L").convert("P")
+    palette.putpalette([0, 0, 0] * 7 + [250, 200, 10])
+    palette.save(tmp_path / "palette.png")
+    Image.fromarray(labels.astype(np.uint16) * 100).save(tmp_path / "deep.png")
+    for name, expected in (("palette", 7), ("deep", 700)):
+        mapped = _mapper()(record | {"sem_seg_file_name": str(tmp_path / f"{name}.png")})
+        assert mapped["sem_seg"].unique().tolist() == [0, expected]
+    with pytest.raises(ValueError, match="image.png has mode RGB, expected one label a pixel"):
+        _mapper()(record | {"sem_seg_file_name": record["file_name"]})
+
+
 def test_nothing_is_known_of_the_corners_after_a_rotation(shapes):
     mapper = _mapper([T.RandomRotation([30, 30])], basis_sem_ann_set="coco", recompute_boxes=True)
     mapped = mapper(DatasetCatalog.get("shapes_train_panoptic_separated")[0])
@@ -78,11 +92,22 @@ def test_nothing_is_known_of_the_corners_after_a_rotation(shapes):
     assert (mapped["sem_seg"] == 255).float().mean() < 0.6
 
 
-def test_an_image_stored_transposed_is_turned(record):
-    stored = np.array(Image.open(record["file_name"]))
-    Image.fromarray(stored.transpose(1, 0, 2)).save(record["file_name"])
-    mapped = _mapper()(record)
-    np.testing.assert_array_equal(mapped["image"].permute(1, 2, 0).numpy(), stored[:, :, ::-1])
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_annotations_in_stored_pixels_meet_the_picture_as_it_is_stored(record, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.open(record["file_name"])
+    stored = np.array(picture)
+    picture.save(record["file_name"], exif=exif)
+    np.testing.assert_array_equal(_mapper()(record)["image"].permute(1, 2, 0).numpy(), stored[:, :, ::-1])
+    turned = _mapper()({**record, "height": 60, "width": 40, "annotations": []})
+    expected = np.rot90(stored, {6: -1, 8: 1}[orientation])[:, :, ::-1]
+    np.testing.assert_array_equal(turned["image"].permute(1, 2, 0).numpy(), expected)
+
+
+def test_an_exchanged_width_and_height_is_an_error(record):
+    with pytest.raises(ValueError, match=r"image.png, got \(60, 40\), expect \(40, 60\)"):
+        _mapper()(record | {"height": 60, "width": 40})
 
 
 def test_an_image_of_another_size_or_a_corrupt_one_is_named(record):

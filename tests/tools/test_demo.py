@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.engine import default_argument_parser
 from PIL import Image
 
 from pentamask.data.mapper import MaskDatasetMapper
@@ -18,7 +19,7 @@ from pentamask.engine.checks import BadInput
 from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.engine.predictor import Predictor
-from pentamask.tools import demo
+from pentamask.tools import demo, train_net
 
 CONFIG = "shapes/BlendMask_R_50_thin.yaml"
 
@@ -45,6 +46,21 @@ def test_patterns_and_files_into_a_new_folder(images, tiny, tmp_path, monkeypatc
     assert len(messages) == 3
     for path, message in zip(sorted(glob.glob(images + "/00000[123].jpg")), messages):
         assert re.fullmatch(rf"{path}: detected [1-9]\d* instances in .*s", message), message
+
+
+def test_a_folder_with_brackets_in_its_name(images, tmp_path):
+    folder = tmp_path / "dir [1]"
+    folder.mkdir()
+    (folder / "a.jpg").touch()
+    assert demo.find_images([f"{folder}/*.jpg"]) == [str(folder / "a.jpg")]
+
+
+def test_grey_models_train_and_are_shown(images, tiny, tmp_path):
+    grey = ["INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", "[116.0]", "MODEL.PIXEL_STD", "[57.0]"]
+    words = ["--config-file", "shapes/MaskRCNN_R_50_thin.yaml", *tiny, *grey]
+    assert train_net.main(default_argument_parser().parse_args(["--num-gpus", "0", *words])).keys() == {"bbox", "segm"}
+    _run("--input", os.path.join(images, "000001.jpg"), "--output", str(tmp_path / "a.png"), "--opts", *tiny, *grey)
+    assert (tmp_path / "a.png").exists()
 
 
 def test_one_image_into_a_file_and_unreadable_ones_named(images, tiny, tmp_path):

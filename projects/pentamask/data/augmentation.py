@@ -69,15 +69,24 @@ class OpenCVResizeTransform(T.ResizeTransform):
         return resized.reshape(self.new_h, self.new_w, *img.shape[2:])
 
 
-class OpenCVResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's choice of the size, OpenCV's resize."""
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, except that long strips keep a pixel of their short edge when MAX_SIZE would leave them none."""
+
+    resize_transform = T.ResizeTransform
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """The resize of an image (H, W, ...)."""
         resize = super().get_transform(image)
         if not isinstance(resize, T.ResizeTransform):
             return resize
-        return OpenCVResizeTransform(resize.h, resize.w, resize.new_h, resize.new_w, resize.interp)
+        new_size = max(resize.new_h, 1), max(resize.new_w, 1)
+        return self.resize_transform(resize.h, resize.w, *new_size, resize.interp)
+
+
+class OpenCVResizeShortestEdge(ResizeShortestEdge):
+    """Detectron2's choice of the size, OpenCV's resize."""
+
+    resize_transform = OpenCVResizeTransform
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
@@ -103,12 +112,9 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
 def _with_resizer(augmentations: list[T.Augmentation], resizer: str) -> list[T.Augmentation]:
     check_choice("INPUT.RESIZER", resizer, ("pil", "opencv"))
-    if resizer == "pil":
-        return augmentations
+    resize = ResizeShortestEdge if resizer == "pil" else OpenCVResizeShortestEdge
     return [
-        OpenCVResizeShortestEdge(a.short_edge_length, a.max_size, a.sample_style)
-        if isinstance(a, T.ResizeShortestEdge)
-        else a
+        resize(a.short_edge_length, a.max_size, a.sample_style) if isinstance(a, T.ResizeShortestEdge) else a
         for a in augmentations
     ]
 

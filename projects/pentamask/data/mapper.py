@@ -19,6 +19,7 @@ from pentamask.data.panoptic import (
     segments_from_png,
     segments_to_instances,
 )
+from pentamask.data.pictures import read_label_map, read_picture, read_record_picture
 from pentamask.data.ssd_augmentation import build_ssd_augmentation, follow_ssd_augmentation
 
 _IGNORE_LABEL = 255  # Detectron2's label of pixels without a semantic class
@@ -31,7 +32,7 @@ class MaskDatasetMapper(DatasetMapper):
     - "basis_sem": the (H, W) int64 target of BlendMask's basis module, 0 background, c + 1 thing class c.
     - For Panoptic SegFormer, "instances" of things and stuff alike.
     - For YOLACT, the augmentation of SSD and "crowd_boxes" (any, 4), XYXY in pixels of "image".
-    - An image stored as the transpose of its annotated size is transposed, as in the released code of BlendMask.
+    - Pictures of every kind are read as `read_picture` says, label maps as they are stored.
     - Errors name the image file.
     """
 
@@ -94,7 +95,7 @@ class MaskDatasetMapper(DatasetMapper):
         inputs = T.AugInput(image, boxes=_boxes(dataset_dict), sem_seg=sem_seg)
         inputs.crowd = _crowd(dataset_dict)
         transforms = self.augmentations(inputs)
-        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        dataset_dict["image"] = torch.from_numpy(inputs.image.transpose(2, 0, 1).copy())
         if sem_seg is not None:
             # A rotation fills the corners with label 0; nothing is known there.
             known = transforms.apply_segmentation(np.ones(original_size, np.uint8)) > 0
@@ -122,19 +123,16 @@ class MaskDatasetMapper(DatasetMapper):
 
     def _read_image(self, dataset_dict: dict) -> np.ndarray:
         """The image (H, W, C) uint8 in the annotated orientation; adds "height" and "width" if they are missing."""
-        image = _read(dataset_dict["file_name"], self.image_format)
-        annotated_size = dataset_dict.get("height"), dataset_dict.get("width")
-        if annotated_size != image.shape[:2] and annotated_size == image.shape[1::-1]:
-            image = image.transpose(1, 0, 2)
+        image = read_record_picture(dataset_dict, self.image_format)
         detection_utils.check_image_size(dataset_dict, image)
         return image
 
     def _read_sem_seg(self, dataset_dict: dict) -> np.ndarray | None:
-        """The semantic labels (H, W) uint8, if the record names a file of them."""
+        """The semantic labels (H, W), if the record names a file of them."""
         path = dataset_dict.get("sem_seg_file_name")
         if path is None:
             return None
-        sem_seg = _read(path, "L").squeeze(2)
+        sem_seg = read_label_map(path)
         size = dataset_dict["height"], dataset_dict["width"]
         if sem_seg.shape != size:
             raise ValueError(f"{path} has {sem_seg.shape} pixels, its image {dataset_dict['file_name']} has {size}.")
@@ -144,7 +142,7 @@ class MaskDatasetMapper(DatasetMapper):
         """Things and stuff, from the file of panoptic segments or from annotations and semantic labels (H, W)."""
         size = dataset_dict["height"], dataset_dict["width"]
         if "pan_seg_file_name" in dataset_dict:
-            png = _read(dataset_dict["pan_seg_file_name"], "RGB")
+            png = read_picture(dataset_dict["pan_seg_file_name"], "RGB")
             if png.shape[:2] != size:
                 raise ValueError(
                     f"{dataset_dict['pan_seg_file_name']} has {png.shape[:2]} pixels, its image "
@@ -172,15 +170,6 @@ class MaskDatasetMapper(DatasetMapper):
             # Resized masks are read-only arrays of PIL, which nobody writes to.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             super()._transform_annotations(dataset_dict, transforms, image_shape)
-
-
-def _read(path: str, image_format: str) -> np.ndarray:
-    try:
-        return detection_utils.read_image(path, format=image_format)
-    except (OSError, SyntaxError) as error:  # PIL reports some broken PNG files as SyntaxError
-        raise OSError(
-            f"Cannot read the image file {path}: {error}. Replace it or remove it from the dataset."
-        ) from error
 
 
 def _boxes(dataset_dict: dict) -> np.ndarray:

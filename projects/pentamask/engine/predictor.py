@@ -11,6 +11,7 @@ from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.mapper import MaskDatasetMapper
+from pentamask.data.pictures import convert_bgr
 
 
 class Predictor:
@@ -44,9 +45,9 @@ class Predictor:
             The model's output for this image, in Detectron2's format, above the threshold.
         """
         height, width = original_image.shape[:2]
-        inputs = T.AugInput(original_image[:, :, ::-1] if self.mapper.image_format == "RGB" else original_image)
+        inputs = T.AugInput(convert_bgr(original_image, self.mapper.image_format))
         self.mapper.augmentations(inputs)
-        image = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        image = torch.from_numpy(inputs.image.transpose(2, 0, 1).copy())
         (predictions,) = self.model([{"image": image, "height": height, "width": width}])
         if "instances" in predictions:
             instances = predictions["instances"]

@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 import tqdm
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode
 from PIL import Image
 
 from pentamask.checkpoint.loader import CheckpointError
+from pentamask.data.pictures import read_picture
 from pentamask.engine.checks import BadInput, check_weights
 from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.load_config import available_device, find_config_file, load_config
@@ -102,7 +102,9 @@ def find_images(patterns: list[str]) -> list[str]:
     paths = []
     for pattern in patterns:
         pattern = os.path.expanduser(pattern)
-        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
+        folder, name = os.path.split(pattern)  # a folder's own name may hold brackets
+        readings = (pattern, os.path.join(glob.escape(folder), name))
+        found = [pattern] if os.path.isfile(pattern) else sorted({path for p in readings for path in glob.glob(p)})
         if not found:
             raise BadInput(f"--input {pattern}: there is no such file.")
         paths += found
@@ -125,9 +127,9 @@ def run_on_images(predictor: Predictor, metadata: Metadata, paths: list[str], ou
     unreadable = []
     for path, target in zip(tqdm.tqdm(paths, disable=output is None), targets):
         try:
-            image = read_image(path, format="BGR")
-        except (OSError, SyntaxError) as error:  # PIL reports some broken PNG files as SyntaxError
-            unreadable.append(f"{path} ({error})")
+            image = read_picture(path, "BGR")
+        except OSError as error:
+            unreadable.append(str(error))
             continue
         start = time.time()
         predictions = predictor(image)
@@ -140,7 +142,7 @@ def run_on_images(predictor: Predictor, metadata: Metadata, paths: list[str], ou
         else:
             _save(drawn, target)
     if unreadable:
-        raise BadInput(f"These inputs are not readable images: {', '.join(unreadable)}.")
+        raise BadInput(f"These inputs are not readable images: {' '.join(unreadable)}")
 
 
 def _output_paths(paths: list[str], output: str | None) -> list[str | None]:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image, ImageDraw
+
+from pentamask.data.pictures import read_record_picture
 
 from .predictions import draw_predictions
 
@@ -49,7 +50,7 @@ def side_by_side(
 
 def _draw_row(record: dict, predict: Callable, metadata: Metadata, panel: int) -> list[np.ndarray]:
     """The three panels of one image, RGB, the longer side `panel` pixels."""
-    image = read_image(record["file_name"], format="RGB")
+    image = read_record_picture(record, "RGB")
     scale = panel / max(image.shape)
     truth = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION).draw_dataset_dict(record)
     prediction = draw_predictions(
