@@ -6,6 +6,7 @@ from detectron2.data import transforms as T
 from pentamask.data.augmentation import OpenCVResizeShortestEdge
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.data.panoptic import PanopticLabels
+from pentamask.panoptic_segformer.segment_targets import SegmentTargetMaker
 
 from .data import dataloader
 
@@ -32,7 +33,7 @@ dataloader.train.mapper = L(MaskDatasetMapper)(
         L(T.RandomFlip)(horizontal=True),
     ],
     image_format="RGB",
-    panoptic_labels=L(PanopticLabels.of_dataset)(name="${...dataset.names}"),
+    target_maker=L(SegmentTargetMaker)(labels=L(PanopticLabels.of_dataset)(name="${....dataset.names}")),
 )
 dataloader.test.dataset.names = "coco_2017_val_panoptic"
 dataloader.test.mapper.augmentations = [L(OpenCVResizeShortestEdge)(short_edge_length=800, max_size=1333)]

@@ -2,13 +2,13 @@
 
 from detectron2.config import LazyCall as L
 
-from pentamask.data.ssd_augmentation import build_ssd_augmentation
+from pentamask.yolact.ssd_augmentation import SSDTargetMaker, build_ssd_augmentation
 
 from .data import dataloader
 
 dataloader.train.mapper.update(
     augmentations=L(build_ssd_augmentation)(image_size=550, image_format="${..image_format}"),
-    ssd_augmentation=True,
+    target_maker=L(SSDTargetMaker)(),
     image_format="RGB",
     instance_mask_format="bitmask",
 )

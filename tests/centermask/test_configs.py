@@ -4,10 +4,8 @@ import pytest
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
-import pentamask  # noqa: F401
 from pentamask import model_zoo
-from pentamask.centermask import add_centermask_config
-from pentamask.centermask.config import class_count_keys
+from pentamask.centermask import CenterMask, PanopticCenterMask, add_centermask_config
 
 # Name: million parameters, entries of the state dict.
 RELEASED = {
@@ -72,8 +70,10 @@ def test_keys_are_added_to_the_given_config_only():
     assert "MASKIOU_ON" not in get_cfg().MODEL and "ASSIGN_CRITERION" not in get_cfg().MODEL.ROI_MASK_HEAD
 
 
-def test_keys_that_count_classes(tiny_cfg):
-    things = {"thing_classes": ["MODEL.FCOS.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES"]}
-    assert class_count_keys(tiny_cfg) == things
-    tiny_cfg.MODEL.META_ARCHITECTURE = "PanopticCenterMask"
-    assert class_count_keys(tiny_cfg) == things | {"stuff_classes": ["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]}
+def test_keys_that_count_classes():
+    assert [(count.field, count.key) for count in PanopticCenterMask.class_counts] == [
+        ("thing_classes", "MODEL.FCOS.NUM_CLASSES"),
+        ("thing_classes", "MODEL.ROI_HEADS.NUM_CLASSES"),
+        ("stuff_classes", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"),
+    ]
+    assert CenterMask.class_counts == PanopticCenterMask.class_counts[:2]

@@ -12,6 +12,7 @@ from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image
 
 import pentamask  # noqa: F401
+from pentamask.blendmask.basis_sem import BasisSemMaker
 from pentamask.data.config import add_data_config
 from pentamask.data.mapper import MaskDatasetMapper
 
@@ -35,7 +36,7 @@ def record(tmp_path) -> dict:
 
 def test_maps_and_masks_move_together(shapes):
     augmentations = [T.RandomCrop("relative", (0.8, 0.7)), T.RandomFlip(prob=1.0)]
-    mapper = _mapper(augmentations, basis_sem_ann_set="coco")
+    mapper = _mapper(augmentations, target_maker=BasisSemMaker("coco"))
     for record in DatasetCatalog.get("shapes_train_panoptic_separated"):
         before = copy.deepcopy(record)
         mapped = mapper(record)
@@ -49,7 +50,7 @@ def test_maps_and_masks_move_together(shapes):
 
 
 def test_crowds_are_dropped_from_the_instances_but_not_from_the_basis_target(record):
-    mapped = _mapper(basis_sem_ann_set="coco")(record)
+    mapped = _mapper(target_maker=BasisSemMaker("coco"))(record)
     assert mapped["instances"].gt_classes.tolist() == [1]
     assert mapped["basis_sem"][5, 50] == 1 and mapped["basis_sem"][10, 15] == 2 and mapped["basis_sem"][30, 5] == 0
     assert "basis_sem" not in _mapper()(record)
@@ -86,7 +87,7 @@ def test_label_maps_are_read_as_they_are_stored(record, tmp_path):
 
 
 def test_nothing_is_known_of_the_corners_after_a_rotation(shapes):
-    mapper = _mapper([T.RandomRotation([30, 30])], basis_sem_ann_set="coco", recompute_boxes=True)
+    mapper = _mapper([T.RandomRotation([30, 30])], target_maker=BasisSemMaker("coco"), recompute_boxes=True)
     mapped = mapper(DatasetCatalog.get("shapes_train_panoptic_separated")[0])
     assert mapped["sem_seg"][0, 0] == 255 and mapped["basis_sem"][0, 0] == 0
     assert (mapped["sem_seg"] == 255).float().mean() < 0.6
@@ -124,7 +125,7 @@ def test_an_image_of_another_size_or_a_corrupt_one_is_named(record):
 
 
 def test_an_image_without_annotations_trains_and_inference_keeps_only_the_image(record):
-    mapped = _mapper([T.ResizeShortestEdge(20)], basis_sem_ann_set="coco")(record | {"annotations": []})
+    mapped = _mapper([T.ResizeShortestEdge(20)], target_maker=BasisSemMaker("coco"))(record | {"annotations": []})
     assert len(mapped["instances"]) == 0 and mapped["basis_sem"].sum() == 0
     inference = MaskDatasetMapper(False, augmentations=[], image_format="RGB")(record)
     assert set(inference) == {"file_name", "height", "width", "image"}
@@ -136,5 +137,5 @@ def test_the_config_decides(record):
     cfg.INPUT.CROP.ENABLED = True
     cfg.MODEL.MASK_ON = True
     mapper = MaskDatasetMapper(cfg, is_train=True)
-    assert mapper.recompute_boxes and mapper.basis_sem_ann_set is None
+    assert mapper.recompute_boxes and mapper.target_maker is None
     assert mapper(record)["instances"].has("gt_masks")

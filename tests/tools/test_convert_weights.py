@@ -123,7 +123,7 @@ def test_the_file_of_another_model_is_refused_with_both_names(name: str, tmp_pat
 def test_a_backbone_alone_and_strangers_are_refused(tmp_path: Path) -> None:
     for keys in (["conv1.weight", "layer1.0.conv1.weight", "fc.bias"], ["anything"]):
         torch.save({key: torch.zeros(1) for key in keys}, tmp_path / "other.pth")
-        with pytest.raises(BadInput, match=rf"other.pth: no file of PanopticSegFormer, .*; it has {keys[0]}"):
+        with pytest.raises(BadInput, match=rf"other.pth: no file of OneStageDetector .*; it has {keys[0]}"):
             run(tmp_path / "other.pth", tmp_path / "clean.pth", "--model", BLENDMASK)
 
 

@@ -42,25 +42,3 @@ def add_blendmask_config(cfg: CfgNode) -> None:
             ANN_SET="coco",
         ),
     )
-
-
-def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
-    """Config keys that must equal the length of a metadata field."""
-    things = ["MODEL.FCOS.NUM_CLASSES"]
-    if cfg.MODEL.BASIS_MODULE.LOSS_ON:
-        things.append("MODEL.BASIS_MODULE.NUM_CLASSES")
-    keys = {"thing_classes": things}
-    if cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
-        keys["stuff_classes"] = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]
-    return keys
-
-
-# The same in a LazyConfig: keys of its `model`, as far as it has them.
-LAZY_CLASS_COUNT_KEYS = {
-    "thing_classes": [
-        "proposal_generator.num_classes",
-        "proposal_generator.fcos_head.num_classes",
-        "basis_module.num_classes",
-    ],
-    "stuff_classes": ["panoptic_module.num_classes"],
-}

@@ -8,18 +8,39 @@ from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_pos
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from pentamask.fcos import FCOS, OneStageDetector
+from pentamask.fcos import FCOS, FCOS_CLASS_COUNT, OneStageDetector
+from pentamask.plugin import ClassCount
 
 from .basis_module import BasisModule, basis_sem_from_instances
+from .basis_sem import BasisSemMaker
 from .blender import Blender
+from .config import add_blendmask_config
 from .key_rules import KEY_RULES
+from .releases import RELEASES
 
 
 @META_ARCH_REGISTRY.register()
 class BlendMask(OneStageDetector):
     """Top-down meets bottom-up for instance segmentation (arXiv 2001.00309), and its panoptic extension."""
 
+    add_config = staticmethod(add_blendmask_config)
     key_rules = KEY_RULES
+    class_counts = (
+        FCOS_CLASS_COUNT,
+        ClassCount(
+            "thing_classes",
+            "MODEL.BASIS_MODULE.NUM_CLASSES",
+            lazy_keys=("basis_module.num_classes",),
+            enabled_by="MODEL.BASIS_MODULE.LOSS_ON",
+        ),
+        ClassCount(
+            "stuff_classes",
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+            lazy_keys=("panoptic_module.num_classes",),
+            enabled_by="MODEL.PANOPTIC_FPN.COMBINE.ENABLED",
+        ),
+    )
+    releases = RELEASES
 
     @configurable
     def __init__(
@@ -86,6 +107,12 @@ class BlendMask(OneStageDetector):
             "combine_instances_score_thresh": combine.INSTANCES_CONFIDENCE_THRESH,
             "visualize": cfg.MODEL.BLENDMASK.VISUALIZE,
         }
+
+    @classmethod
+    def build_target_maker(cls, cfg: CfgNode) -> BasisSemMaker | None:
+        """For training with the auxiliary semantic loss, its target."""
+        node = cfg.MODEL.BASIS_MODULE
+        return BasisSemMaker(node.ANN_SET) if node.LOSS_ON else None
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """

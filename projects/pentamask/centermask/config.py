@@ -21,23 +21,3 @@ def add_centermask_config(cfg: CfgNode) -> None:
         MASKIOU_LOSS_WEIGHT=1.0,
         ROI_MASKIOU_HEAD=dict(CONV_DIM=256, NUM_CONV=4),
     )
-
-
-def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
-    """Config keys that must equal the length of a metadata field."""
-    keys = {"thing_classes": ["MODEL.FCOS.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES"]}
-    if cfg.MODEL.META_ARCHITECTURE == "PanopticCenterMask":
-        keys["stuff_classes"] = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]
-    return keys
-
-
-# The same in a LazyConfig: keys of its `model`, as far as it has them.
-LAZY_CLASS_COUNT_KEYS = {
-    "thing_classes": [
-        "proposal_generator.num_classes",
-        "proposal_generator.fcos_head.num_classes",
-        "roi_heads.num_classes",
-        "roi_heads.maskiou_head.num_classes",
-    ],
-    "stuff_classes": ["sem_seg_head.num_classes"],
-}

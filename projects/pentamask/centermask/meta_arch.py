@@ -8,9 +8,12 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from pentamask.checkpoint.key_map import register_key_rules
-from pentamask.fcos import FCOS
+from pentamask.fcos import FCOS, FCOS_CLASS_COUNT
+from pentamask.plugin import ClassCount
 
+from .config import add_centermask_config
 from .key_rules import KEY_RULES
+from .releases import PANOPTIC_RELEASES, RELEASES
 from .roi_heads import CenterROIHeads
 
 
@@ -47,11 +50,25 @@ class CenterMask(GeneralizedRCNN):
     height, width) bool at output size, mask_scores with mask scoring, and pred_keypoints with key points.
     """
 
+    add_config = staticmethod(add_centermask_config)
+    key_rules = KEY_RULES
+    class_counts: tuple[ClassCount, ...] = (
+        FCOS_CLASS_COUNT,
+        ClassCount(
+            "thing_classes",
+            "MODEL.ROI_HEADS.NUM_CLASSES",
+            lazy_keys=("roi_heads.num_classes", "roi_heads.maskiou_head.num_classes"),
+        ),
+    )
+    score_thresholds = ("MODEL.FCOS.INFERENCE_TH_TEST",)
+    supports_tta = True
+    releases = RELEASES
+
     @configurable
     def __init__(self, **kwargs: Any) -> None:
         """Args: as those of `GeneralizedRCNN`; proposal_generator is `ProposalFCOS`, roi_heads `CenterROIHeads`."""
         super().__init__(**kwargs)
-        register_key_rules(self, KEY_RULES)
+        register_key_rules(self, self.key_rules)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -82,6 +99,13 @@ class PanopticCenterMask(PanopticFPN, CenterMask):
     Adds `loss_sem_seg`, and to the results "sem_seg" (classes, height, width) logits and "panoptic_seg". Instances are
     merged in the order of their box scores, as in the released code.
     """
+
+    class_counts = (
+        *CenterMask.class_counts,
+        ClassCount("stuff_classes", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", lazy_keys=("sem_seg_head.num_classes",)),
+    )
+    supports_tta = False
+    releases = PANOPTIC_RELEASES
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

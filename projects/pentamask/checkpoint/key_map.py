@@ -21,6 +21,9 @@ class KeyRules:
 
     Attributes:
         model: the model's name, for messages.
+        authors: GitHub repository that the released files come from.
+        signature: patterns of which each matches a renamed key of every such file. Where the files of several models
+            match, the longer signature decides, as that of a model that contains another one.
         renames: (pattern, replacement) pairs, applied to every key by `re.sub` in this order.
         ignored: keys of a file that may be dropped when the model has no such entry.
         optional: keys of the model that a file may lack: layers sized by the number of classes (Detectron2 drops
@@ -29,6 +32,8 @@ class KeyRules:
     """
 
     model: str
+    authors: str = ""
+    signature: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
@@ -39,6 +44,32 @@ class KeyRules:
         for pattern, replacement in self.renames:
             key = re.sub(pattern, replacement, key)
         return key
+
+
+def torchvision_resnet_renames(prefix: str) -> tuple[tuple[str, str], ...]:
+    """`KeyRules.renames` from torchvision's names of a ResNet's stages and blocks to Detectron2's.
+
+    Args:
+        prefix: of the network in the model, as "backbone.bottom_up."; the file's stages have it too, or none.
+    """
+    start = re.escape(prefix)
+    block = rf"^({start}(?:stem|res\d\.\d+))"
+    return (
+        *((rf"^(?:{start})?layer{i}\.", f"{prefix}res{i + 1}.") for i in range(1, 5)),
+        (block + r"\.downsample\.0\.", r"\1.shortcut."),
+        (block + r"\.downsample\.1\.", r"\1.shortcut.norm."),
+        (block + r"\.bn([123])\.", r"\1.conv\2.norm."),
+    )
+
+
+def recognise(keys: Iterable[str], candidates: Iterable[KeyRules]) -> KeyRules | None:
+    """The rules among `candidates` whose files have such keys, under the authors' names or ours; None if none fits."""
+    keys = list(keys)
+    for rules in sorted(candidates, key=lambda rules: len(rules.signature), reverse=True):
+        names = [rules.rename(key) for key in keys]
+        if rules.signature and all(any(re.search(part, name) for name in names) for part in rules.signature):
+            return rules
+    return None
 
 
 def register_key_rules(model: nn.Module, rules: KeyRules) -> None:

@@ -1,4 +1,4 @@
-"""Training augmentation: crop around an instance, rotate, resize, flip (blendmask.md section 9)."""
+"""Training augmentation: crop around an instance, rotate, resize, flip."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _MAX_GROWTH_ROUNDS = 100
 class InstanceCrop(T.RandomCrop):
     """Crops a random rectangle that contains the centre of one instance's box, picked uniformly.
 
-    As in the released code of BlendMask; an image without boxes is cropped anywhere.
+    As in AdelaiDet's released code; an image without boxes is cropped anywhere.
     """
 
     def __init__(self, crop_type: str, crop_size: Sequence[float], crop_instance: bool = True):

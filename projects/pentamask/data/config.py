@@ -22,5 +22,3 @@ def add_data_config(cfg: CfgNode) -> None:
     add_defaults(cfg.INPUT.CROP, RESIZE_BEFORE=[])
     # "pil" (smooths when it makes smaller) or "opencv".
     add_defaults(cfg.INPUT, RESIZER="pil")
-    # The augmentation of SSD, as YOLACT uses it, instead of all others: to a square of side MODEL.YOLACT.IMAGE_SIZE.
-    add_defaults(cfg.INPUT, SSD_AUGMENTATION=False)

@@ -11,27 +11,18 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from pentamask.data.augmentation import build_augmentation
-from pentamask.data.basis_sem import load_basis_sem
-from pentamask.data.panoptic import (
-    PanopticLabels,
-    Segment,
-    segments_from_annotations,
-    segments_from_png,
-    segments_to_instances,
-)
-from pentamask.data.pictures import read_label_map, read_picture, read_record_picture
-from pentamask.data.ssd_augmentation import build_ssd_augmentation, follow_ssd_augmentation
+from pentamask.data.pictures import read_label_map, read_record_picture
+from pentamask.data.targets import AugmentedImage, TargetMaker
+from pentamask.plugin import declared, find_model_class
 
 _IGNORE_LABEL = 255  # Detectron2's label of pixels without a semantic class
 
 
 class MaskDatasetMapper(DatasetMapper):
-    """Detectron2's DatasetMapper with what the five plugins need besides.
+    """Detectron2's DatasetMapper with what models need besides.
 
     - Augmentations may look at the boxes (`InstanceCrop`).
-    - "basis_sem": the (H, W) int64 target of BlendMask's basis module, 0 background, c + 1 thing class c.
-    - For Panoptic SegFormer, "instances" of things and stuff alike.
-    - For YOLACT, the augmentation of SSD and "crowd_boxes" (any, 4), XYXY in pixels of "image".
+    - The model's plugin may choose the augmentation and add ground truth of its own (see `TargetMaker`).
     - Pictures of every kind are read as `read_picture` says, label maps as they are stored.
     - Errors name the image file.
     """
@@ -41,37 +32,26 @@ class MaskDatasetMapper(DatasetMapper):
         self,
         is_train: bool,
         *,
-        basis_sem_ann_set: str | None = None,
-        panoptic_labels: PanopticLabels | None = None,
-        ssd_augmentation: bool = False,
+        target_maker: TargetMaker | None = None,
         **detectron2_options: object,
     ):
         """
         Args:
             is_train: whether to map for training; else only the image is prepared.
-            basis_sem_ann_set: MODEL.BASIS_MODULE.ANN_SET to add "basis_sem" in training; None leaves it out.
-            panoptic_labels: the dataset's numbering of classes, to make "instances" from its panoptic segments.
-            ssd_augmentation: `augmentations` are those of `build_ssd_augmentation`.
+            target_maker: adds the model's own ground truth in training; None adds nothing.
             detectron2_options: the keyword arguments of Detectron2's DatasetMapper.
         """
         super().__init__(is_train, **detectron2_options)
-        self.basis_sem_ann_set = basis_sem_ann_set
-        self.panoptic_labels = panoptic_labels
-        self.ssd_augmentation = ssd_augmentation
+        self.target_maker = target_maker
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         options = super().from_config(cfg, is_train)
-        options["ssd_augmentation"] = is_train and cfg.INPUT.SSD_AUGMENTATION
-        options["augmentations"] = (
-            build_ssd_augmentation(cfg.MODEL.YOLACT.IMAGE_SIZE, cfg.INPUT.FORMAT)
-            if options["ssd_augmentation"]
-            else build_augmentation(cfg, is_train)
-        )
-        if is_train and cfg.MODEL.META_ARCHITECTURE == "BlendMask" and cfg.MODEL.BASIS_MODULE.LOSS_ON:
-            options["basis_sem_ann_set"] = cfg.MODEL.BASIS_MODULE.ANN_SET
-        if is_train and cfg.MODEL.META_ARCHITECTURE == "PanopticSegFormer":
-            options["panoptic_labels"] = PanopticLabels.of_dataset(cfg.DATASETS.TRAIN[0])
+        model_class = find_model_class(cfg)
+        own = declared(model_class, "build_augmentations")(cfg, is_train)
+        options["augmentations"] = build_augmentation(cfg, is_train) if own is None else own
+        if is_train:
+            options["target_maker"] = declared(model_class, "build_target_maker")(cfg)
         return options
 
     def __call__(self, dataset_dict: dict) -> dict | None:
@@ -81,8 +61,8 @@ class MaskDatasetMapper(DatasetMapper):
 
         Returns:
             `dataset_dict` with "image" (C, H, W) and, as far as there are annotations in training, "instances",
-            "sem_seg" (H, W) int64 and "basis_sem" (H, W) int64, all after the same augmentation. None, whereupon
-            Detectron2 takes another image, if the augmentation of SSD leaves no object.
+            "sem_seg" (H, W) int64 and what the target maker adds, all after the same augmentation. None, whereupon
+            Detectron2 takes another image, if no object is left and the target maker needs one.
 
         Raises:
             OSError: the image or label file is missing or corrupt.
@@ -107,17 +87,11 @@ class MaskDatasetMapper(DatasetMapper):
         if not self.is_train:
             dataset_dict.pop("annotations", None)
             return dataset_dict
-        if self.basis_sem_ann_set is not None:
-            basis_sem = transforms.apply_segmentation(load_basis_sem(dataset_dict, self.basis_sem_ann_set))
-            dataset_dict["basis_sem"] = torch.as_tensor(basis_sem.astype("int64"))
-        if self.panoptic_labels is not None:
-            segments = self._read_segments(dataset_dict, sem_seg)
-            dataset_dict["instances"] = segments_to_instances(segments, transforms, image_size)
-        elif "annotations" in dataset_dict:
-            if self.ssd_augmentation:
-                follow_ssd_augmentation(dataset_dict, transforms, image_size)
+        if self.target_maker is not None:
+            self.target_maker(dataset_dict, AugmentedImage(transforms, image_size, sem_seg))
+        if "annotations" in dataset_dict and "instances" not in dataset_dict:
             self._transform_annotations(dataset_dict, transforms, image_size)
-            if self.ssd_augmentation and len(dataset_dict["instances"]) == 0:
+            if self.target_maker is not None and self.target_maker.needs_objects and not len(dataset_dict["instances"]):
                 return None
         return dataset_dict
 
@@ -137,24 +111,6 @@ class MaskDatasetMapper(DatasetMapper):
         if sem_seg.shape != size:
             raise ValueError(f"{path} has {sem_seg.shape} pixels, its image {dataset_dict['file_name']} has {size}.")
         return sem_seg
-
-    def _read_segments(self, dataset_dict: dict, sem_seg: np.ndarray | None) -> list[Segment]:
-        """Things and stuff, from the file of panoptic segments or from annotations and semantic labels (H, W)."""
-        size = dataset_dict["height"], dataset_dict["width"]
-        if "pan_seg_file_name" in dataset_dict:
-            png = read_picture(dataset_dict["pan_seg_file_name"], "RGB")
-            if png.shape[:2] != size:
-                raise ValueError(
-                    f"{dataset_dict['pan_seg_file_name']} has {png.shape[:2]} pixels, its image "
-                    f"{dataset_dict['file_name']} has {size}."
-                )
-            return segments_from_png(png, dataset_dict["segments_info"], self.panoptic_labels)
-        if "annotations" not in dataset_dict:
-            raise ValueError(
-                f"The record of {dataset_dict['file_name']} has neither panoptic segments nor annotations: "
-                "DATASETS.TRAIN must name a panoptic dataset."
-            )
-        return segments_from_annotations(dataset_dict["annotations"], sem_seg, size, self.panoptic_labels)
 
     def _transform_annotations(self, dataset_dict: dict, transforms: T.TransformList, image_shape: tuple) -> None:
         has_rle = any(

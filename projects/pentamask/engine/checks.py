@@ -5,33 +5,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
-import pentamask.blendmask.config
-import pentamask.centermask.config
-import pentamask.fcos.config
-import pentamask.mask_rcnn.config
-import pentamask.panoptic_segformer.config
-import pentamask.yolact.config
-
-# The module in which each meta-architecture says its class counts: `class_count_keys` and `LAZY_CLASS_COUNT_KEYS`.
-CLASS_COUNTS: dict[str, ModuleType] = {
-    "BlendMask": pentamask.blendmask.config,
-    "CenterMask": pentamask.centermask.config,
-    "PanopticCenterMask": pentamask.centermask.config,
-    "MaskRCNN": pentamask.mask_rcnn.config,
-    "OneStageDetector": pentamask.fcos.config,
-    "PanopticSegFormer": pentamask.panoptic_segformer.config,
-    "YOLACT": pentamask.yolact.config,
-}
-# Models that Detectron2's `GeneralizedRCNNWithTTA` can run.
-TTA_ARCHITECTURES = ("GeneralizedRCNN", "MaskRCNN", "CenterMask")
+from pentamask.plugin import declared, find_model_class, registered_models
 
 
 class BadInput(ValueError):
@@ -63,11 +45,20 @@ def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         if not names and (eval_only or key == "DATASETS.TRAIN"):
             raise BadInput(f"{key} is empty: name at least one dataset.")
     check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, resume_from=cfg.OUTPUT_DIR if resume else None)
-    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE not in TTA_ARCHITECTURES:
+    if cfg.TEST.AUG.ENABLED and not supports_tta(find_model_class(cfg)):
         raise BadInput(
-            f"TEST.AUG.ENABLED: test-time augmentation exists for {', '.join(TTA_ARCHITECTURES)} only, not for "
+            f"TEST.AUG.ENABLED: test-time augmentation exists for {', '.join(_names_with_tta())} only, not for "
             f"{cfg.MODEL.META_ARCHITECTURE}. Set TEST.AUG.ENABLED False."
         )
+
+
+def supports_tta(model_class: type | None) -> bool:
+    """Whether Detectron2's `GeneralizedRCNNWithTTA` can run models of a class: its own, and those that say so."""
+    return model_class is GeneralizedRCNN or declared(model_class, "supports_tta")
+
+
+def _names_with_tta() -> list[str]:
+    return [model_class.__name__ for model_class in registered_models() if supports_tta(model_class)]
 
 
 def check_registered(name: str, key: str) -> None:
@@ -164,18 +155,19 @@ def check_class_counts(cfg: CfgNode, names: Iterable[str]) -> None:
     Raises:
         BadInput: they differ; both numbers and the keys are named.
     """
-    plugin = CLASS_COUNTS.get(cfg.MODEL.META_ARCHITECTURE)
-    keys_by_field = plugin.class_count_keys(cfg) if plugin else {}
-    counts = {field: {key: _get(cfg, key) for key in keys} for field, keys in keys_by_field.items()}
+    counts: dict[str, dict[str, int]] = {}
+    for count in declared(find_model_class(cfg), "class_counts"):
+        if count.key is not None and (count.enabled_by is None or _get(cfg, count.enabled_by)):
+            counts.setdefault(count.field, {})[count.key] = _get(cfg, count.key)
     _compare_class_counts(counts, names, "{} {}")
 
 
 def check_lazy_class_counts(cfg: DictConfig, names: Iterable[str]) -> None:
     """As `check_class_counts` for a LazyConfig, by the class that `cfg.model` names."""
-    target = cfg.model.get("_target_", "")
-    plugin = CLASS_COUNTS.get(getattr(target, "__name__", str(target).rpartition(".")[2]))
-    keys_by_field = plugin.LAZY_CLASS_COUNT_KEYS if plugin else {}
-    counts = {field: _lazy_counts(cfg, keys) for field, keys in keys_by_field.items()}
+    keys: dict[str, list[str]] = {}
+    for count in declared(find_model_class(cfg), "class_counts"):
+        keys.setdefault(count.field, []).extend(count.lazy_keys)
+    counts = {field: _lazy_counts(cfg, paths) for field, paths in keys.items()}
     _compare_class_counts(counts, names, "{}={}")
 
 

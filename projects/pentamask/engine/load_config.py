@@ -13,13 +13,13 @@ from pentamask.engine.checks import BadInput, did_you_mean
 
 
 def find_config_file(path: str) -> str:
-    """`path` itself if it exists, else the model zoo's config of that name, such as "BlendMask/R_50_1x.yaml".
+    """`path` itself if it exists, else the model zoo's config of that name, such as "FCOS/R_50_1x.yaml".
 
     Raises:
         BadInput: it is neither.
     """
     if not path:
-        raise BadInput("--config-file is missing: give a file, or a name in the model zoo as BlendMask/R_50_1x.yaml.")
+        raise BadInput("--config-file is missing: give a file, or a name in the model zoo as FCOS/R_50_1x.yaml.")
     if "://" in path or os.path.isfile(path):
         return path
     try:

@@ -9,8 +9,8 @@ from detectron2.evaluation import COCOEvaluator
 class MaskScoreCOCOEvaluator(COCOEvaluator):
     """Detectron2's `COCOEvaluator`, except that mask AP ranks instances by `mask_scores` where they have them.
 
-    Box AP and everything else go by `scores`. Results on disk hold "score" and "mask_score". As in the code released
-    with CenterMask, the first instance of the data set decides whether there are mask scores. It also evaluates the
+    Box AP and everything else go by `scores`. Results on disk hold "score" and "mask_score". As in centermask2's
+    released code, the first instance of the data set decides whether there are mask scores. It also evaluates the
     things of "standard" panoptic sets, at which the parent stops.
     """
 

@@ -56,14 +56,3 @@ def add_fcos_config(cfg: CfgNode) -> None:
             YIELD_BOX_FEATURES=False,
         ),
     )
-
-
-def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
-    """Config keys that must equal the length of a metadata field."""
-    return {"thing_classes": ["MODEL.FCOS.NUM_CLASSES"]}
-
-
-# The same in a LazyConfig: keys of its `model`, as far as it has them.
-LAZY_CLASS_COUNT_KEYS = {
-    "thing_classes": ["proposal_generator.num_classes", "proposal_generator.fcos_head.num_classes"],
-}

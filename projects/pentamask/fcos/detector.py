@@ -5,20 +5,29 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, ProposalNet
 from torch import Tensor, nn
 
 from pentamask.checkpoint.key_map import KeyRules, register_key_rules
+from pentamask.plugin import ClassCount
 
+from .config import add_fcos_config
 from .fcos import FCOS
 from .key_rules import FCOS_KEY_RULES
+from .releases import RELEASES
+
+FCOS_CLASS_COUNT = ClassCount(
+    "thing_classes",
+    "MODEL.FCOS.NUM_CLASSES",
+    lazy_keys=("proposal_generator.num_classes", "proposal_generator.fcos_head.num_classes"),
+)
 
 
 @META_ARCH_REGISTRY.register()
 class OneStageDetector(ProposalNetwork):
-    """FCOS on its own: boxes, scores and classes under "instances".
+    """FCOS on its own: boxes, scores and classes under "instances"."""
 
-    Attributes:
-        key_rules: how the authors' files name the parameters; models built on this one have their own.
-    """
-
+    add_config = staticmethod(add_fcos_config)
     key_rules: KeyRules = FCOS_KEY_RULES
+    class_counts: tuple[ClassCount, ...] = (FCOS_CLASS_COUNT,)
+    score_thresholds = ("MODEL.FCOS.INFERENCE_TH_TEST",)
+    releases = RELEASES
 
     # Normalising, padding and batching, which Detectron2's `ProposalNetwork` has no method for.
     preprocess_image = GeneralizedRCNN.preprocess_image

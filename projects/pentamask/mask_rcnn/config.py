@@ -19,14 +19,3 @@ def add_mask_rcnn_config(cfg: CfgNode) -> None:
         NUM_FC=2,
         FC_DIM=1024,
     )
-
-
-def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
-    """Config keys that must equal the length of a metadata field."""
-    return {"thing_classes": ["MODEL.ROI_HEADS.NUM_CLASSES"]}
-
-
-# The same in a LazyConfig: keys of its `model`, as far as it has them.
-LAZY_CLASS_COUNT_KEYS = {
-    "thing_classes": ["roi_heads.num_classes", "roi_heads.box_predictor.num_classes"],
-}

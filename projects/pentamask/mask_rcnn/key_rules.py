@@ -4,6 +4,8 @@ from pentamask.checkpoint.key_map import KeyRules
 
 KEY_RULES = KeyRules(
     model="MaskRCNN",
+    authors="facebookresearch/detectron2",
+    signature=(r"^roi_heads\.mask_head\.",),
     # Buffers of old files.
     ignored=(r"anchor_generator\.cell_anchors\.",),
     optional=(r"^roi_heads\.box_predictor\.", r"^roi_heads\.mask_head\.predictor\."),

@@ -5,9 +5,12 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from torch import nn
 
 from pentamask.checkpoint.key_map import register_key_rules
+from pentamask.plugin import ClassCount
 
+from .config import add_mask_rcnn_config
 from .key_rules import KEY_RULES
 from .poolers import EXTRA_POOLERS, replace_level_poolers
+from .releases import RELEASES
 
 
 @META_ARCH_REGISTRY.register()
@@ -18,11 +21,24 @@ class MaskRCNN(GeneralizedRCNN):
     the paper compares besides is chosen by config (see the README of this folder).
     """
 
+    add_config = staticmethod(add_mask_rcnn_config)
+    key_rules = KEY_RULES
+    class_counts = (
+        ClassCount(
+            "thing_classes",
+            "MODEL.ROI_HEADS.NUM_CLASSES",
+            lazy_keys=("roi_heads.num_classes", "roi_heads.box_predictor.num_classes"),
+        ),
+    )
+    score_thresholds = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST",)
+    supports_tta = True
+    releases = RELEASES
+
     @configurable
     def __init__(self, *, backbone: nn.Module, proposal_generator: nn.Module, roi_heads: nn.Module, **kwargs) -> None:
         """Takes the arguments of Detectron2's `GeneralizedRCNN`."""
         super().__init__(backbone=backbone, proposal_generator=proposal_generator, roi_heads=roi_heads, **kwargs)
-        register_key_rules(self, KEY_RULES)
+        register_key_rules(self, self.key_rules)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

@@ -11,7 +11,7 @@ from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.config import add_pentamask_config
-from pentamask.model_zoo.catalog import RELEASES
+from pentamask.model_zoo.catalog import list_releases
 
 
 def list_models() -> list[str]:
@@ -43,7 +43,7 @@ def get_checkpoint_url(config_path: str) -> str:
     Raises:
         RuntimeError: none was released, or only a page is known where to look for it; the message tells which.
     """
-    release = RELEASES.get(config_path)
+    release = list_releases().get(config_path)
     if release is None or release.url is None:
         message = f"Pretrained model for {config_path} is not available!"
         if release is not None:

@@ -55,16 +55,3 @@ def add_panoptic_segformer_config(cfg: CfgNode) -> None:
     add_defaults(cfg.SOLVER, OPTIMIZER="SGD", BACKBONE_MULTIPLIER=1.0)
     # Pairs [regular expression, factor]: learning rate of the parameters whose name contains a match.
     add_defaults(cfg.SOLVER, LR_MULTIPLIERS=[])
-
-
-def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
-    """Config keys that must equal the length of a metadata field."""
-    node = "MODEL.PANOPTIC_SEGFORMER"
-    return {"thing_classes": [f"{node}.NUM_THING_CLASSES"], "stuff_only_classes": [f"{node}.NUM_STUFF_CLASSES"]}
-
-
-# The same in a LazyConfig: keys of its `model`, as far as it has them.
-LAZY_CLASS_COUNT_KEYS = {
-    "thing_classes": ["num_thing_classes", "location_decoder.num_classes"],
-    "stuff_only_classes": ["num_stuff_classes"],
-}

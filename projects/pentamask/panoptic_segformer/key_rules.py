@@ -1,8 +1,7 @@
 """The authors' key names: of the released files, and of the code after a renaming (Panoptic-SegFormer)."""
 
-from pentamask.checkpoint.key_map import KeyRules
+from pentamask.checkpoint.key_map import KeyRules, torchvision_resnet_renames
 
-_RESNET = r"^(backbone\.(?:stem|res\d)\..*?)"
 _ENCODER, _DECODER = r"^(encoder\.layers\.\d+)\.", r"^(location_decoder\.layers\.\d+)\."
 
 _RENAMES = (
@@ -12,10 +11,7 @@ _RENAMES = (
     # ResNet, from torchvision's names to Detectron2's.
     (r"^backbone\.conv1\.", "backbone.stem.conv1."),
     (r"^backbone\.bn1\.", "backbone.stem.conv1.norm."),
-    *((rf"^backbone\.layer{i}\.", f"backbone.res{i + 1}.") for i in range(1, 5)),
-    (_RESNET + r"\.downsample\.0\.", r"\1.shortcut."),
-    (_RESNET + r"\.downsample\.1\.", r"\1.shortcut.norm."),
-    (_RESNET + r"\.bn([123])\.", r"\1.conv\2.norm."),
+    *torchvision_resnet_renames("backbone."),
     # Neck.
     (r"^neck\.extra_convs\.0\.", "neck.extra_conv."),
     (r"^neck\.", "encoder.neck."),
@@ -47,6 +43,8 @@ UNUSED = r"^bbox_head\.(cls_thing_branches|cls_branches2|reg_branches2)\."
 
 KEY_RULES = KeyRules(
     model="PanopticSegFormer",
+    authors="zhiqi-li/Panoptic-SegFormer",
+    signature=(r"^location_decoder\.",),
     renames=_RENAMES,
     # And what backbone files have for their classification.
     ignored=(UNUSED, r"^(fc|head|norm)\.", r"\.attn_mask$"),

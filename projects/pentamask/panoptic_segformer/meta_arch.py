@@ -14,7 +14,9 @@ from torchvision.ops import box_convert, clip_boxes_to_image
 from pentamask.checkpoint.key_map import register_key_rules
 from pentamask.common import at_least_float32
 from pentamask.data.panoptic import PanopticLabels
+from pentamask.plugin import ClassCount
 
+from .config import add_panoptic_segformer_config
 from .criterion import (
     Counts,
     DecodedMasks,
@@ -32,6 +34,8 @@ from .location_decoder import LocationDecoder, Locations, class_branch, copies_o
 from .mask_decoder import MaskDecoder
 from .matcher import Things, Weights
 from .merging import MergeOptions, ScoredMasks, merge, score_masks
+from .releases import RELEASES
+from .segment_targets import SegmentTargetMaker
 
 
 @META_ARCH_REGISTRY.register()
@@ -40,6 +44,26 @@ class PanopticSegFormer(nn.Module):
 
     Labels: things are 0 ... T - 1, stuff T ... T + S - 1, in the order of the dataset's contiguous ids.
     """
+
+    add_config = staticmethod(add_panoptic_segformer_config)
+    key_rules = KEY_RULES
+    class_counts = (
+        ClassCount(
+            "thing_classes",
+            "MODEL.PANOPTIC_SEGFORMER.NUM_THING_CLASSES",
+            lazy_keys=("num_thing_classes", "location_decoder.num_classes"),
+        ),
+        ClassCount(
+            "stuff_only_classes",
+            "MODEL.PANOPTIC_SEGFORMER.NUM_STUFF_CLASSES",
+            lazy_keys=("num_stuff_classes",),
+        ),
+    )
+    score_thresholds = (
+        "MODEL.PANOPTIC_SEGFORMER.MERGE.QUALITY_THRESH_THINGS",
+        "MODEL.PANOPTIC_SEGFORMER.MERGE.QUALITY_THRESH_STUFF",
+    )
+    releases = RELEASES
 
     @configurable
     def __init__(
@@ -99,7 +123,7 @@ class PanopticSegFormer(nn.Module):
         self.register_buffer("category_ids", torch.tensor(list(category_ids), dtype=torch.int64), False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
-        register_key_rules(self, KEY_RULES)
+        register_key_rules(self, self.key_rules)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -130,6 +154,11 @@ class PanopticSegFormer(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
+
+    @classmethod
+    def build_target_maker(cls, cfg: CfgNode) -> SegmentTargetMaker:
+        """Things and stuff of the first training set."""
+        return SegmentTargetMaker(PanopticLabels.of_dataset(cfg.DATASETS.TRAIN[0]))
 
     @property
     def device(self) -> torch.device:

@@ -1,15 +1,14 @@
 """Write an authors' checkpoint under our names: a Detectron2-style `.pth`, or `.safetensors`.
 
-python -m pentamask.tools.convert_weights R_50_3x.pth blendmask.safetensors --model BlendMask/R_50_3x --verify
+python -m pentamask.tools.convert_weights R_50_3x.pth clean.safetensors --model FCOS/R_50_1x --verify
 """
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -18,43 +17,11 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-import pentamask.blendmask.key_rules
-import pentamask.centermask.key_rules
-import pentamask.fcos.key_rules
-import pentamask.mask_rcnn.key_rules
-import pentamask.panoptic_segformer.key_rules
-import pentamask.yolact.key_rules
-from pentamask.checkpoint.key_map import KeyRules, sample
+from pentamask.checkpoint.key_map import KeyRules, recognise, sample
 from pentamask.checkpoint.loader import PentamaskCheckpointer, load_completely, read_checkpoint
 from pentamask.engine.checks import BadInput
 from pentamask.engine.load_config import find_config_file, load_config
-
-
-class Source(NamedTuple):
-    """Where files of a model come from, and the pattern that one of their keys, renamed, matches."""
-
-    rules: KeyRules
-    authors: str
-    signature: str
-
-
-# The first that fits: BlendMask and CenterMask contain FCOS, CenterMask has the mask head of an R-CNN.
-SOURCES = (
-    Source(pentamask.panoptic_segformer.key_rules.KEY_RULES, "zhiqi-li/Panoptic-SegFormer", r"^location_decoder\."),
-    Source(pentamask.yolact.key_rules.KEY_RULES, "dbolya/yolact", r"^prediction_head\."),
-    Source(pentamask.blendmask.key_rules.KEY_RULES, "aim-uofa/AdelaiDet", r"^basis_module\."),
-    Source(pentamask.centermask.key_rules.KEY_RULES, "youngwanLEE/centermask2", r"^roi_heads\.mask_head\.spatialAtt\."),
-    Source(pentamask.fcos.key_rules.FCOS_KEY_RULES, "aim-uofa/AdelaiDet", r"^proposal_generator\.fcos_head\."),
-    Source(pentamask.mask_rcnn.key_rules.KEY_RULES, "facebookresearch/detectron2", r"^roi_heads\.mask_head\."),
-)
-# With these at 0 even a model that is sure of nothing has outputs to compare.
-_THRESHOLDS = (
-    "MODEL.FCOS.INFERENCE_TH_TEST",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-    "MODEL.YOLACT.SCORE_THRESH_TEST",
-    "MODEL.PANOPTIC_SEGFORMER.MERGE.QUALITY_THRESH_THINGS",
-    "MODEL.PANOPTIC_SEGFORMER.MERGE.QUALITY_THRESH_STUFF",
-)
+from pentamask.plugin import declared, find_model_class, registered_models
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -62,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Write an authors' checkpoint under pentamask's names.")
     parser.add_argument("source", metavar="IN", help="the authors' file: .pth, .pkl or .safetensors, or its address")
     parser.add_argument("target", metavar="OUT", help="new file, .pth or .safetensors")
-    parser.add_argument("--model", required=True, help="config in the model zoo, as BlendMask/R_50_1x, or a YAML file")
+    parser.add_argument("--model", required=True, help="config in the model zoo, as FCOS/R_50_1x, or a YAML file")
     parser.add_argument("--verify", action="store_true", help="load both files and compare the models' outputs")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config options; the last flag"
@@ -82,12 +49,12 @@ def main(args: argparse.Namespace) -> None:
     model = build_model(cfg)
     with _file_errors(args.source):
         keys = [key.removeprefix("module.") for key in read_checkpoint(source)["model"]]
-    family = _check_family(keys, model, args)
-    with _file_errors(f"This file of {family.rules.model} does not fit --model {args.model}"):
+    rules = _check_family(keys, model, args)
+    with _file_errors(f"This file of {rules.model} does not fit --model {args.model}"):
         load_completely(model, source)
     with _file_errors(args.target):
         write_weights(model.state_dict(), args.target)
-    print(f"{args.source}: {_report(keys, family, model)}\n{args.target}: {len(model.state_dict())} entries")
+    print(f"{args.source}: {_report(keys, rules, model)}\n{args.target}: {len(model.state_dict())} entries")
     if args.verify:
         print(f"verified: {verify(cfg, source, args.target)}")
 
@@ -127,38 +94,34 @@ def _file_errors(prefix: str) -> Iterator[None]:
         raise BadInput(message if prefix in message else f"{prefix}: {message}") from error
 
 
-def recognise(keys: Iterable[str]) -> Source | None:
-    """The model whose file has these keys, under its authors' names or ours; None if it is none of `SOURCES`."""
-    keys = list(keys)
-    for source in SOURCES:
-        if any(re.search(source.signature, source.rules.rename(key)) for key in keys):
-            return source
-    return None
+def known_rules() -> list[KeyRules]:
+    """The key rules of all registered models."""
+    rules = [declared(model_class, "key_rules") for model_class in registered_models()]
+    return [rule for i, rule in enumerate(rules) if rule is not None and rule not in rules[:i]]
 
 
-def _check_family(keys: list[str], model: nn.Module, args: argparse.Namespace) -> Source:
-    """The file's origin, which must be the model's."""
-    found, expected = recognise(keys), recognise(model.state_dict())
+def _check_family(keys: list[str], model: nn.Module, args: argparse.Namespace) -> KeyRules:
+    """The rules of the file's origin, which must be the model's."""
+    known = known_rules()
+    found, expected = recognise(keys, known), recognise(model.state_dict(), known)
     if found is None:
-        raise BadInput(
-            f"{args.source}: no file of {', '.join(s.rules.model for s in SOURCES)}; it has {sample(sorted(keys))}."
-        )
+        raise BadInput(f"{args.source}: no file of {', '.join(r.model for r in known)}; it has {sample(sorted(keys))}.")
     if found is not expected:
-        wanted = expected.rules.model if expected else type(model).__name__
+        wanted = expected.model if expected else type(model).__name__
         raise BadInput(
-            f"{args.source} is a file of {found.rules.model} ({found.authors}), but --model {args.model} is {wanted}."
+            f"{args.source} is a file of {found.model} ({found.authors}), but --model {args.model} is {wanted}."
         )
     return found
 
 
-def _report(keys: list[str], family: Source, model: nn.Module) -> str:
+def _report(keys: list[str], rules: KeyRules, model: nn.Module) -> str:
     own = model.state_dict()
-    names = {key: family.rules.rename(key) for key in keys}
+    names = {key: rules.rename(key) for key in keys}
     unneeded = sorted(key for key, name in names.items() if name not in own)
     renamed = sum(key != name for key, name in names.items() if name in own)
     left_out = f"{len(unneeded)} left out ({sample(unneeded)})" if unneeded else "none left out"
     return (
-        f"{family.rules.model} of {family.authors}; {len(keys)} entries, {len(keys) - len(unneeded)} of them used, "
+        f"{rules.model} of {rules.authors}; {len(keys)} entries, {len(keys) - len(unneeded)} of them used, "
         f"{renamed} renamed, {left_out}"
     )
 
@@ -193,7 +156,7 @@ def verify(cfg: CfgNode, source: str, target: str) -> str:
         BadInput: there is a difference; the message says where.
     """
     cfg = cfg.clone()
-    cfg.merge_from_list([word for key in _THRESHOLDS for word in (key, 0.0)])
+    cfg.merge_from_list([word for key in declared(find_model_class(cfg), "score_thresholds") for word in (key, 0.0)])
     image = torch.randint(0, 256, (3, 192, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     models, outputs = [], []
     for seed, path in enumerate((source, target)):

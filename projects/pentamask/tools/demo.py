@@ -1,9 +1,9 @@
 """Show what a model sees in images, a video or the webcam: Detectron2's demo.py.
 
-python -m pentamask.tools.demo --config-file BlendMask/R_50_1x.yaml --input a.jpg 'dir/*.jpg' --output results \
+python -m pentamask.tools.demo --config-file FCOS/R_50_1x.yaml --input a.jpg 'dir/*.jpg' --output results \
     --opts MODEL.WEIGHTS R_50_1x.pth
 
-Or with a LazyConfig: --config-file BlendMask/R_50_1x.py ... --opts train.init_checkpoint=R_50_1x.pth
+Or with a LazyConfig: --config-file FCOS/R_50_1x.py ... --opts train.init_checkpoint=R_50_1x.pth
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Print the table of released models, which is MODEL_ZOO.md: python -m pentamask.tools.list_models > MODEL_ZOO.md"""
 
-from pentamask.model_zoo import RELEASES, Release, list_models
+from pentamask.model_zoo import list_models, list_releases
+from pentamask.plugin import Release
 
 _INTRODUCTION = """\
 # Model zoo
@@ -9,18 +10,19 @@ Every model that the papers' authors released, with the numbers published for it
 takes the file as it is: download it, or use `model_zoo.get(config, trained=True)` where an address is linked. Where no
 file is named, the page lists the model under the config's name, but its link leads to a host that has closed, or to
 another file. Sizes are given where the host states them; the pages state no checksums. This table is written by
-`make model-zoo` from `projects/pentamask/model_zoo/catalog.py`.
+`make model-zoo` from the `releases.py` of each paper in `projects/pentamask/`.
 """
 _METRICS = {"box AP": "bbox/AP", "mask AP": "segm/AP", "PQ": "panoptic_seg/PQ"}
 
 
 def make_table() -> str:
     """MODEL_ZOO.md: one section for every folder of configs, and the configs without a released model."""
+    releases = list_releases()
     families: dict[str, list[Release]] = {}
-    for release in RELEASES.values():
+    for release in releases.values():
         families.setdefault(release.config.split("/")[0], []).append(release)
     sections = [_INTRODUCTION, *(_make_section(name, rows) for name, rows in families.items())]
-    others = [name for name in list_models() if name not in RELEASES and not name.startswith("shapes/")]
+    others = [name for name in list_models() if name not in releases and not name.startswith("shapes/")]
     return "\n".join([*sections, "## Configs without a released model\n", *(f"- `{name}`" for name in others), ""])
 
 

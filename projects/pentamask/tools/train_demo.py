@@ -1,4 +1,4 @@
-"""The embedded default from nothing to pictures: generate shapes, train a small BlendMask, evaluate, look.
+"""The embedded default from nothing to pictures: generate shapes, train a small model, evaluate, look.
 
 python -m pentamask.tools.train_demo [KEY VALUE ...]
 """
@@ -17,7 +17,7 @@ from pentamask.engine.predictor import Predictor
 from pentamask.tools import train_net
 from pentamask.visualize.side_by_side import side_by_side
 
-_CONFIG = "shapes/BlendMask_R_50_thin.yaml"
+_CONFIG = "shapes/demo.yaml"
 _NUM_IMAGES = 12
 
 

@@ -1,6 +1,6 @@
 """Train or evaluate a model: Detectron2's train_net.py, for YAML and LazyConfig files alike.
 
-python -m pentamask.tools.train_net --config-file BlendMask/R_50_1x.yaml [--resume] [--eval-only] [KEY VALUE ...]
+python -m pentamask.tools.train_net --config-file FCOS/R_50_1x.yaml [--resume] [--eval-only] [KEY VALUE ...]
 """
 
 import argparse

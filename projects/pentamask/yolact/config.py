@@ -9,6 +9,8 @@ from pentamask.common import add_defaults
 def add_yolact_config(cfg: CfgNode) -> None:
     """Add the keys of YOLACT and of its backbones to `cfg`, in place; set keys are kept."""
     add_backbone_config(cfg)
+    # The augmentation of SSD instead of what the other keys of INPUT describe: to a square of MODEL.YOLACT.IMAGE_SIZE.
+    add_defaults(cfg.INPUT, SSD_AUGMENTATION=False)
     add_defaults(
         cfg.MODEL,
         YOLACT=dict(
@@ -52,12 +54,3 @@ def add_yolact_config(cfg: CfgNode) -> None:
             MASK_IOU=dict(ENABLED=False, LOSS_WEIGHT=25.0, MIN_AREA=25, RESCORE_BOXES=False),
         ),
     )
-
-
-def class_count_keys(cfg: CfgNode) -> dict[str, list[str]]:
-    """Config keys that must equal the length of a metadata field."""
-    return {"thing_classes": ["MODEL.YOLACT.NUM_CLASSES"]}
-
-
-# The same in a LazyConfig: keys of its `model`, as far as it has them.
-LAZY_CLASS_COUNT_KEYS = {"thing_classes": ["num_classes"]}

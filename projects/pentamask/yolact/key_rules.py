@@ -1,20 +1,16 @@
 """The authors' key names (files of dbolya/yolact, and the ImageNet files they start from)."""
 
-from pentamask.checkpoint.key_map import KeyRules
+from pentamask.checkpoint.key_map import KeyRules, torchvision_resnet_renames
 
 _BOTTOM_UP = "backbone.bottom_up."
 _RES = _BOTTOM_UP + "res"
 
-# Names below a ResNet's block are the same in the authors' and in torchvision's files.
 _RESNET_RENAMES = (
     (r"^(backbone\.)?conv1\.", f"{_BOTTOM_UP}stem.conv1."),
     (r"^(backbone\.)?bn1\.", f"{_BOTTOM_UP}stem.conv1.norm."),
     *((rf"^backbone\.layers\.{i}\.", f"{_RES}{i + 2}.") for i in range(4)),
-    *((rf"^layer{i}\.", f"{_RES}{i + 1}.") for i in range(1, 5)),
-    (rf"^({_RES}\d\.\d+)\.bn([123])\.", r"\1.conv\2.norm."),
+    *torchvision_resnet_renames(_BOTTOM_UP),
     (rf"^({_RES}\d\.\d+)\.conv2\.conv_offset_mask\.", r"\1.conv2_offset."),
-    (rf"^({_RES}\d\.\d+)\.downsample\.0\.", r"\1.shortcut."),
-    (rf"^({_RES}\d\.\d+)\.downsample\.1\.", r"\1.shortcut.norm."),
 )
 _DARKNET_RENAMES = (
     (r"^(?:backbone\.)?_preconv\.", f"{_BOTTOM_UP}preconv."),
@@ -23,6 +19,8 @@ _DARKNET_RENAMES = (
 
 KEY_RULES = KeyRules(
     model="YOLACT",
+    authors="dbolya/yolact",
+    signature=(r"^prediction_head\.",),
     renames=(
         # Before ResNet's, which would take the stages of a Darknet for their own.
         *_DARKNET_RENAMES,

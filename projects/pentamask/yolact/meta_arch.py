@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.structures import BitMasks, Instances, PolygonMasks
@@ -13,14 +14,18 @@ from torch import Tensor, nn
 
 from pentamask.checkpoint.key_map import register_key_rules
 from pentamask.common import at_least_float32
+from pentamask.plugin import ClassCount
 
 from .anchors import check_anchors, prior_boxes
+from .config import add_yolact_config
 from .fpn import xavier_init
 from .inference import Postprocessor
 from .key_rules import KEY_RULES
 from .losses import Targets, YolactLoss
 from .mask_networks import MASK_IOU_MIN_SIDE, MaskIoUNet, ProtoNet
 from .prediction_head import HeadOutputs, PredictionHead
+from .releases import RELEASES
+from .ssd_augmentation import SSDTargetMaker, build_ssd_augmentation
 
 
 class Predictions(NamedTuple):
@@ -40,6 +45,12 @@ class Predictions(NamedTuple):
 @META_ARCH_REGISTRY.register()
 class YOLACT(nn.Module):
     """Real-time instance segmentation (arXiv 1904.02689), and YOLACT++ (arXiv 1912.06218)."""
+
+    add_config = staticmethod(add_yolact_config)
+    key_rules = KEY_RULES
+    class_counts = (ClassCount("thing_classes", "MODEL.YOLACT.NUM_CLASSES", lazy_keys=("num_classes",)),)
+    score_thresholds = ("MODEL.YOLACT.SCORE_THRESH_TEST",)
+    releases = RELEASES
 
     @configurable
     def __init__(
@@ -100,7 +111,7 @@ class YOLACT(nn.Module):
         self.postprocessor = postprocessor
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        register_key_rules(self, KEY_RULES)
+        register_key_rules(self, self.key_rules)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -120,6 +131,18 @@ class YOLACT(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
+
+    @classmethod
+    def build_augmentations(cls, cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.Transform] | None:
+        """In training, with INPUT.SSD_AUGMENTATION, that of SSD."""
+        if not (is_train and cfg.INPUT.SSD_AUGMENTATION):
+            return None
+        return build_ssd_augmentation(cfg.MODEL.YOLACT.IMAGE_SIZE, cfg.INPUT.FORMAT)
+
+    @classmethod
+    def build_target_maker(cls, cfg: CfgNode) -> SSDTargetMaker | None:
+        """With INPUT.SSD_AUGMENTATION, what keeps the annotations in step with it."""
+        return SSDTargetMaker() if cfg.INPUT.SSD_AUGMENTATION else None
 
     @property
     def device(self) -> torch.device:

@@ -4,12 +4,28 @@ import os
 
 import numpy as np
 import pycocotools.mask as mask_util
+import torch
 from detectron2.structures import polygons_to_bitmask
 from detectron2.utils.file_io import PathManager
+
+from pentamask.data.targets import AugmentedImage, TargetMaker
 
 # Folder names of the images and of the files that AdelaiDet's preparation scripts write, by ANN_SET.
 _PREPARED_FOLDERS = {"coco": (("train2017", "thing_train2017"), ("image/train", "thing_train"))}
 _PREPARED_FOLDERS_ELSE = (("coco", "lvis"), ("train2017", "thing_train"))
+
+
+class BasisSemMaker(TargetMaker):
+    """Adds "basis_sem", (H', W') int64 of the augmented image: 0 background, c + 1 thing class c."""
+
+    def __init__(self, ann_set: str) -> None:
+        """Args: ann_set: see `load_basis_sem`."""
+        self.ann_set = ann_set
+
+    def __call__(self, record: dict, augmented: AugmentedImage) -> None:
+        """See `TargetMaker`."""
+        basis_sem = augmented.transforms.apply_segmentation(load_basis_sem(record, self.ann_set))
+        record["basis_sem"] = torch.as_tensor(basis_sem.astype("int64"))
 
 
 def load_basis_sem(dataset_dict: dict, ann_set: str) -> np.ndarray:

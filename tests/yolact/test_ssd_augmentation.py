@@ -10,7 +10,8 @@ from PIL import Image
 
 from pentamask.data.config import add_data_config
 from pentamask.data.mapper import MaskDatasetMapper
-from pentamask.data.ssd_augmentation import (
+from pentamask.yolact import add_yolact_config
+from pentamask.yolact.ssd_augmentation import (
     MeanPadTransform,
     PhotometricTransform,
     RandomExpand,
@@ -18,7 +19,6 @@ from pentamask.data.ssd_augmentation import (
     StretchTransform,
     follow_ssd_augmentation,
 )
-from pentamask.yolact import add_yolact_config
 
 IMAGE = np.zeros((100, 200, 3), np.float32)
 NO_CROWD = np.zeros(1, bool)
@@ -114,6 +114,7 @@ def test_annotations_follow_the_crop():
 @pytest.fixture
 def cfg():
     cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "YOLACT"
     add_data_config(cfg)
     add_yolact_config(cfg)
     cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT, cfg.INPUT.FORMAT = True, "bitmask", "RGB"

@@ -1,4 +1,4 @@
-"""The training augmentation of SSD (arXiv 1512.02325, section 2.2), as YOLACT uses it (yolact.md section 11.1).
+"""The training augmentation of SSD (arXiv 1512.02325, section 2.2), as YOLACT uses it.
 
 Images stay in floating point and are not clipped to 0..255.
 """
@@ -14,6 +14,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import BoxMode
 
 from pentamask.data.augmentation import OpenCVResizeTransform
+from pentamask.data.targets import AugmentedImage, TargetMaker
 
 _MEAN_RGB = (123.68, 116.78, 103.94)
 _MAX_EXPANSION = 4.0
@@ -144,6 +145,17 @@ def build_ssd_augmentation(image_size: int, image_format: str) -> list[T.Augment
         T.RandomFlip(),
         Stretch(image_size),
     ]
+
+
+class SSDTargetMaker(TargetMaker):
+    """Makes the annotations follow `build_ssd_augmentation`, and images that it empties be replaced."""
+
+    needs_objects = True
+
+    def __call__(self, record: dict, augmented: AugmentedImage) -> None:
+        """See `TargetMaker`; adds "crowd_boxes"."""
+        if "annotations" in record:
+            follow_ssd_augmentation(record, augmented.transforms, augmented.size)
 
 
 def follow_ssd_augmentation(dataset_dict: dict, transforms: T.TransformList, image_size: tuple[int, int]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from pentamask.data.basis_sem import draw_basis_sem, load_basis_sem, prepared_file
+from pentamask.blendmask.basis_sem import draw_basis_sem, load_basis_sem, prepared_file
 
 
 def _rle(rows: slice, columns: slice) -> dict:

@@ -1,0 +1,133 @@
+"""What a meta-architecture may declare, and how the rest of pentamask finds it.
+
+Tools, checks, data and the model zoo know no model by name. They look up the class that a config names and read the
+attributes of `Plugin` from it, so that a model of another repository is served like one of ours, and one that declares
+nothing, as Detectron2's own, still trains. docs/extending.md shows a whole plugin.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from pentamask.checkpoint.key_map import KeyRules
+    from pentamask.data.targets import TargetMaker
+
+
+class ClassCount(NamedTuple):
+    """A number in the config that must be the number of classes of the data.
+
+    Attributes:
+        field: of the dataset's metadata: "thing_classes", "stuff_classes", or "stuff_only_classes" for the stuff
+            without the class that stands for all things in Detectron2's "separated" panoptic datasets.
+        key: in a CfgNode, as "MODEL.FCOS.NUM_CLASSES"; None if there is none.
+        lazy_keys: in a LazyConfig, below `model`; those that the config does not have are passed over.
+        enabled_by: config key of a CfgNode without whose truth the number is not used.
+    """
+
+    field: str
+    key: str | None
+    lazy_keys: tuple[str, ...] = ()
+    enabled_by: str | None = None
+
+
+class Licence(NamedTuple):
+    """What a repository says of its code and, where it does, of its weights."""
+
+    code: str
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class Release:
+    """A model that the authors of a paper released.
+
+    Attributes:
+        config: the config's name in the model zoo.
+        page: GitHub repository whose README or model zoo lists the file.
+        licence: of that repository and, where stated, of the file.
+        metrics: published numbers in percent, under Detectron2's names.
+        seconds: published time for one image, on `device`; None where none was published.
+        device: GPU of that measurement; "" without one.
+        file: the file's name, where the authors state one other than the config's.
+        url: the authors' address of the file; None where they give a page or a closed host only.
+        split: part of COCO that `metrics` were measured on.
+        megabytes: size of the file (10^6 bytes), where its host states it.
+        sha256: checksum of the file in hexadecimal, where the authors' pages state one; none of them does.
+    """
+
+    config: str
+    page: str
+    licence: Licence
+    metrics: dict[str, float]
+    seconds: float | None = None
+    device: str = ""
+    file: str | None = None
+    url: str | None = None
+    split: str = "val2017"
+    megabytes: float | None = None
+    sha256: str | None = None
+
+
+def published(box_ap: float | None = None, mask_ap: float | None = None, pq: float | None = None) -> dict[str, float]:
+    """`Release.metrics` of the numbers that are given."""
+    numbers = {"bbox/AP": box_ap, "segm/AP": mask_ap, "panoptic_seg/PQ": pq}
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+class Plugin:
+    """The attributes that a registered meta-architecture may have, with what holds for a model without them.
+
+    Inheriting from this class is not needed.
+
+    Attributes:
+        add_config: adds the model's keys to a CfgNode in place, as `add_pentamask_config` and with it every tool does.
+        key_rules: names and origin of the authors' files, see `pentamask.checkpoint.key_map.KeyRules`.
+        class_counts: numbers of classes in the config, compared with the data before training.
+        score_thresholds: config keys below which predictions are dropped; with all at 0 every model predicts something.
+        supports_tta: whether Detectron2's `GeneralizedRCNNWithTTA` can run the model.
+        releases: what the model zoo lists.
+    """
+
+    add_config: Callable[[CfgNode], None] = staticmethod(lambda cfg: None)
+    key_rules: "KeyRules | None" = None
+    class_counts: tuple[ClassCount, ...] = ()
+    score_thresholds: tuple[str, ...] = ()
+    supports_tta: bool = False
+    releases: tuple[Release, ...] = ()
+
+    @classmethod
+    def build_augmentations(cls, cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.Transform] | None:
+        """The augmentation of the dataset mapper in place of the one that INPUT.* describes; None keeps that."""
+        return None
+
+    @classmethod
+    def build_target_maker(cls, cfg: CfgNode) -> "TargetMaker | None":
+        """What the dataset mapper adds to a training record for this model; None adds nothing."""
+        return None
+
+
+def find_model_class(cfg: CfgNode | DictConfig) -> type | None:
+    """The class of the model that a CfgNode (MODEL.META_ARCHITECTURE) or a LazyConfig (`model._target_`) names."""
+    if isinstance(cfg, CfgNode):
+        name = cfg.MODEL.META_ARCHITECTURE
+        return META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    target = cfg.model.get("_target_")
+    found = locate(target) if isinstance(target, str) else target
+    return found if isinstance(found, type) else None
+
+
+def declared(model_class: type | None, name: str) -> Any:
+    """The attribute `name` of a model's class, or that of `Plugin` if the class has none."""
+    return getattr(model_class, name, getattr(Plugin, name))
+
+
+def registered_models() -> list[type]:
+    """The classes in Detectron2's registry of meta-architectures, in the order of registration."""
+    return [model_class for _, model_class in META_ARCH_REGISTRY]
