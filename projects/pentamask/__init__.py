@@ -26,6 +26,7 @@ from pentamask import (  # noqa: F401  (registers them)
 from pentamask.blendmask import add_blendmask_config
 from pentamask.centermask import add_centermask_config
 from pentamask.checkpoint.path_handler import register_checkpoint_handler
+from pentamask.common import report_taken_names
 from pentamask.config import add_pentamask_config
 from pentamask.data.person_in_context import register_person_in_context
 from pentamask.data.shapes import register_shapes
@@ -35,6 +36,7 @@ from pentamask.yolact import add_yolact_config
 register_person_in_context()
 register_shapes()
 register_checkpoint_handler()
+report_taken_names()
 
 __all__ = [
     "add_blendmask_config",

@@ -1,12 +1,66 @@
-"""The few helpers that every part of pentamask may use: config defaults, precision, means over processes, choices."""
+"""The few helpers that every part of pentamask may use: registration, config keys, precision, means over processes."""
 
-from collections.abc import Iterable
-from typing import Any
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.utils import comm
+from fvcore.common.registry import Registry
 from torch import Tensor
+
+_T = TypeVar("_T")
+# "NAME of REGISTRY (module that has it)", by `register`.
+_taken: list[str] = []
+
+
+def register(registry: Registry, name: str | None = None) -> Callable[[_T], _T]:
+    """As `registry.register()`, but a name that another package has taken is left to it.
+
+    AdelaiDet and centermask2 use some of our names; `report_taken_names` tells which.
+
+    Args:
+        registry: one of Detectron2's.
+        name: to register under instead of the object's own.
+    """
+
+    def decorate(item: _T) -> _T:
+        key = name or item.__name__
+        if key in registry:
+            _taken.append(f"{key} of {registry._name} ({registry.get(key).__module__})")
+        else:
+            registry._do_register(key, item)
+        return item
+
+    return decorate
+
+
+def report_taken_names() -> None:
+    """Say in one line of log which names `register` left to other packages."""
+    if _taken:
+        logging.getLogger(__name__).warning(
+            "Left alone, because another package registered them first: %s. A config that names them builds that "
+            "package's models, not pentamask's.",
+            ", ".join(_taken),
+        )
+        _taken.clear()
+
+
+def get_key(cfg: CfgNode, key: str) -> Any:
+    """The value of a key with its parents', as "MODEL.DEVICE"."""
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def ignore_keys(cfg: CfgNode, *keys: str) -> None:
+    """Let files that set `keys` load, with a line of log for each: keys of the authors that change no result."""
+    for key in set(keys) - cfg.__dict__[CfgNode.DEPRECATED_KEYS]:  # it refuses to do it twice
+        cfg.register_deprecated_key(key)
 
 
 def add_defaults(node: CfgNode, **defaults: Any) -> CfgNode:
@@ -33,6 +87,31 @@ def check_choice(key: str, value: Any, choices: Iterable[Any]) -> None:
     if value not in choices:
         *first, last = (f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices)
         raise ValueError(f"{key} is {value!r}; choose {', '.join(first)}{' or ' if first else ''}{last}.")
+
+
+def derive(key: str, given: Any, right: Any) -> Any:
+    """The value `right` of config key `key`, which follows from the rest of the model.
+
+    Args:
+        key: for the message.
+        given: what the config says: the same, or 0 or an empty list to say nothing.
+        right: a number or a list of numbers.
+
+    Raises:
+        ValueError: `given` is another value; names the key and both.
+    """
+    if given and tuple(np.atleast_1d(given)) != tuple(np.atleast_1d(right)):
+        raise ValueError(
+            f"{key} is {given}, but the backbone's features give {right}: set it to that, or leave it out."
+        )
+    return right
+
+
+def check_pooler(key: str, pooler: ROIPooler | None, in_features: list[str], shapes: dict[str, ShapeSpec]) -> None:
+    """Raise `ValueError`, as `derive` does, if the scales of `pooler` are not those of a backbone's `in_features`."""
+    if pooler is not None:
+        scales = [level.spatial_scale for level in pooler.level_poolers]
+        derive(f"{key}.scales", scales, [1 / shapes[name].stride for name in in_features])
 
 
 def at_least_float32(x: Tensor) -> Tensor:

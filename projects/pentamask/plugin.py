@@ -5,7 +5,7 @@ attributes of `Plugin` from it, so that a model of another repository is served 
 nothing, as Detectron2's own, still trains. docs/extending.md shows a whole plugin.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,12 +29,14 @@ class ClassCount(NamedTuple):
         key: in a CfgNode, as "MODEL.FCOS.NUM_CLASSES"; None if there is none.
         lazy_keys: in a LazyConfig, below `model`; those that the config does not have are passed over.
         enabled_by: config key of a CfgNode without whose truth the number is not used.
+        unset: value of `key` that says nothing, so that another key's number is used.
     """
 
     field: str
     key: str | None
     lazy_keys: tuple[str, ...] = ()
     enabled_by: str | None = None
+    unset: int | None = None
 
 
 class Licence(NamedTuple):
@@ -93,6 +95,8 @@ class Plugin:
         score_thresholds: config keys below which predictions are dropped; with all at 0 every model predicts something.
         supports_tta: whether Detectron2's `GeneralizedRCNNWithTTA` can run the model.
         releases: what the model zoo lists.
+        authors_names: the config keys, and their values, by which files of the authors name this model; where they
+            all hold, `translate_config` makes MODEL.META_ARCHITECTURE the registered name.
     """
 
     add_config: Callable[[CfgNode], None] = staticmethod(lambda cfg: None)
@@ -101,6 +105,7 @@ class Plugin:
     score_thresholds: tuple[str, ...] = ()
     supports_tta: bool = False
     releases: tuple[Release, ...] = ()
+    authors_names: Mapping[str, str] = {}
 
     @classmethod
     def build_augmentations(cls, cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.Transform] | None:

@@ -4,8 +4,8 @@ from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import build_backbone
 
 import pentamask  # noqa: F401
+from pentamask.backbones.config import add_backbone_config
 from pentamask.backbones.mobilenetv2 import InvertedResidual, MobileNetV2, build_mobilenetv2
-from pentamask.fcos import add_fcos_config
 
 
 def test_number_of_parameters():
@@ -49,7 +49,7 @@ def test_frozen_layers():
 
 def test_pyramid():
     cfg = get_cfg()
-    add_fcos_config(cfg)
+    add_backbone_config(cfg)
     cfg.MODEL.BACKBONE.NAME = "build_mobilenetv2_fpn_p6p7_backbone"
     cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS = ["res3", "res4", "res5"], 16
     outputs = build_backbone(cfg, ShapeSpec(channels=3)).eval()(torch.randn(1, 3, 64, 96))

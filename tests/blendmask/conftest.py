@@ -18,7 +18,7 @@ def tiny_cfg() -> CfgNode:
     resnets.DEPTH, resnets.NORM, resnets.RES2_OUT_CHANNELS = 18, "BN", 64
     resnets.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.FPN.OUT_CHANNELS = 64
-    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.BASIS_MODULE.NUM_CLASSES = 3
+    cfg.MODEL.FCOS.NUM_CLASSES = 3
     cfg.MODEL.FCOS.NUM_CLS_CONVS = cfg.MODEL.FCOS.NUM_BOX_CONVS = 1
     cfg.MODEL.FCOS.THRESH_WITH_CTR = True
     cfg.MODEL.BASIS_MODULE.CONVS_DIM = 16

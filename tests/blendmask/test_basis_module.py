@@ -1,8 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
 
-from pentamask.blendmask import BasisModule
+from pentamask.blendmask import BasisModule, Blender
 
 
 def build(**kwargs):
@@ -37,3 +38,25 @@ def test_semantic_loss_reads_every_eighth_pixel():
 
 def test_no_semantic_head_without_its_loss():
     assert not [k for k in build().state_dict() if k.startswith("seg_head")]
+
+
+def test_stride_and_classes_follow_from_the_rest(tiny_cfg):
+    tiny_cfg.MODEL.FCOS.NUM_CLASSES = 5
+    shapes = {"p2": ShapeSpec(channels=6, stride=4), "p3": ShapeSpec(channels=6, stride=8)}
+    tiny_cfg.MODEL.BASIS_MODULE.IN_FEATURES = ["p2", "p3"]
+    net = BasisModule(tiny_cfg, shapes)
+    assert net.loss_stride == 4 and net.seg_head[-1].out_channels == 6
+    assert Blender(tiny_cfg, shapes).spatial_scale == 0.5
+    tiny_cfg.MODEL.BASIS_MODULE.NUM_CLASSES = 80
+    assert BasisModule(tiny_cfg, shapes).seg_head[-1].out_channels == 81
+    tiny_cfg.MODEL.BASIS_MODULE.COMMON_STRIDE = 8
+    with pytest.raises(ValueError, match=r"MODEL\.BASIS_MODULE\.COMMON_STRIDE is 8, but .* give 4"):
+        BasisModule(tiny_cfg, shapes)
+    tiny_cfg.MODEL.BASIS_MODULE.LOSS_ON = False
+    BasisModule(tiny_cfg, shapes)
+
+
+def test_another_module_is_refused(tiny_cfg):
+    tiny_cfg.MODEL.BASIS_MODULE.NAME = "Other"
+    with pytest.raises(ValueError, match=r"MODEL\.BASIS_MODULE\.NAME"):
+        BasisModule(tiny_cfg, {"p3": ShapeSpec(channels=6, stride=8)})

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
 from detectron2.structures import BitMasks, Boxes, Instances
 from torchvision.ops import roi_align
 
@@ -108,8 +109,9 @@ def test_bad_config_names_the_key():
     cfg = get_cfg()
     add_blendmask_config(cfg)
     cfg.MODEL.BLENDMASK.TOP_INTERP = "bicubic"
+    shapes = {"p3": ShapeSpec(stride=8)}
     with pytest.raises(ValueError, match=r"MODEL\.BLENDMASK\.TOP_INTERP.*bicubic"):
-        Blender(cfg)
+        Blender(cfg, shapes)
     cfg.MODEL.BLENDMASK.POOLER_SCALES = (0.25, 0.125)
-    with pytest.raises(ValueError, match="POOLER_SCALES"):
-        Blender(cfg)
+    with pytest.raises(ValueError, match=r"MODEL\.BLENDMASK\.POOLER_SCALES is .* give 0\.25"):
+        Blender(cfg, shapes)

@@ -18,7 +18,7 @@ def tiny_cfg() -> CfgNode:
     cfg.MODEL.VOVNET.CONV_BODY, cfg.MODEL.VOVNET.NORM = "V-19-slim-dw-eSE", "BN"
     cfg.MODEL.VOVNET.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["stage3", "stage4", "stage5"]
     cfg.MODEL.FPN.OUT_CHANNELS = 64
-    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    cfg.MODEL.FCOS.NUM_CLASSES = 3
     cfg.MODEL.FCOS.NUM_CLS_CONVS = cfg.MODEL.FCOS.NUM_BOX_CONVS = 1
     cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p3", "p4", "p5"]
     cfg.MODEL.ROI_MASK_HEAD.NAME = "SpatialAttentionMaskHead"

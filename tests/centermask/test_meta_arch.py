@@ -94,9 +94,16 @@ def test_without_masks_it_is_a_box_detector(tiny_cfg):
 
 
 def test_class_counts_that_disagree_are_refused(tiny_cfg):
-    tiny_cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
-    with pytest.raises(ValueError, match="MODEL.FCOS.NUM_CLASSES is 3 and MODEL.ROI_HEADS.NUM_CLASSES 80"):
+    tiny_cfg.MODEL.ROI_HEADS.NUM_CLASSES = 4
+    with pytest.raises(ValueError, match="MODEL.FCOS.NUM_CLASSES is 3 and MODEL.ROI_HEADS.NUM_CLASSES 4"):
         build_model(tiny_cfg)
+
+
+def test_heads_have_the_classes_of_fcos(tiny_cfg):
+    tiny_cfg.MODEL.FCOS.NUM_CLASSES = 5
+    heads = build_model(tiny_cfg).roi_heads
+    assert heads.num_classes == heads.mask_head.predictor.out_channels == heads.maskiou_head.maskiou.out_features == 5
+    assert tiny_cfg.MODEL.ROI_HEADS.NUM_CLASSES == 80
 
 
 def add_p2(cfg):

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -66,6 +67,25 @@ def test_model(pair):
     shapes = [{key: value.shape for key, value in m.state_dict().items()} for m in (model, lazy_model)]
     assert shapes[0] == shapes[1]
     assert describe(lazy_model) == describe(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("BlendMask/R_50_1x", "proposal_generator.strides", [8, 16, 32, 64, 256]),
+        ("BlendMask/R_50_1x", "basis_module.loss_stride", 4),
+        ("BlendMask/R_50_1x", "blender.spatial_scale", 0.125),
+        ("CenterMask/centermask_R_50_FPN_ms_3x", "proposal_generator.strides", [4, 16, 32, 64, 128]),
+        ("CenterMask/centermask_R_50_FPN_ms_3x", "roi_heads.mask_pooler.scales", [1 / 4, 1 / 8, 1 / 16]),
+        ("MaskRCNN/R_50_FPN_1x", "proposal_generator.anchor_generator.strides", [8, 8, 16, 32, 64]),
+        ("MaskRCNN/R_50_FPN_1x", "roi_heads.box_pooler.scales", [1 / 8, 1 / 16, 1 / 32, 1 / 64]),
+    ],
+)
+def test_strides_that_contradict_the_backbone_are_refused(name, key, value):
+    model = model_zoo.get_config(f"{name}.py").model
+    OmegaConf.update(model, key, value)
+    with torch.device("meta"), pytest.raises(ValueError, match=f"^{re.escape(key)} is "):
+        instantiate(model)
 
 
 def test_the_comparison_sees_settings_at_any_depth():

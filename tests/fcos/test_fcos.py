@@ -1,10 +1,11 @@
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-from pentamask.fcos import FCOS, FCOSHead
+from pentamask.fcos import FCOS, FCOSHead, add_fcos_config
 
 SHAPES = [(4, 5), (2, 3)]
 IMAGES = ImageList(torch.zeros(2, 3, 32, 40), [(32, 40), (30, 32)])
@@ -111,17 +112,12 @@ def test_moving_normaliser_restarts_on_resume():
     assert "moving_num_fg" not in build(cls_normalizer="moving_fg").state_dict()
 
 
-def test_proposals_and_box_features_in_training():
-    fcos = build(yield_proposal=True, yield_box_features=True)
+def test_proposals_in_training():
+    fcos = build(yield_proposal=True)
     results, _ = fcos(IMAGES, features(), SOME)
     assert len(results["proposals"]) == 2 and not results["proposals"][0].scores.requires_grad
-    assert {name: x.shape for name, x in results["box_feats"].items()} == {
-        "p3": (2, 32, 4, 5),
-        "p4": (2, 32, 2, 3),
-    }
-    detections, extras = fcos.eval()(IMAGES, features())
-    assert len(detections) == 2 and set(extras["box_feats"]) == {"p3", "p4"}
-    assert build().eval()(IMAGES, features())[1] == {}
+    detections, losses = fcos.eval()(IMAGES, features())
+    assert len(detections) == 2 and losses == {}
 
 
 def test_half_precision_features_give_float32_detections_and_losses():
@@ -153,3 +149,23 @@ def test_config_errors_name_the_keys():
     add_fcos_config(cfg)
     with pytest.raises(ValueError, match=r"MODEL\.FCOS\.IN_FEATURES.*p6"):
         FCOS(cfg, {"p3": ShapeSpec(channels=256, stride=8)})
+
+
+def fcos_config(**settings):
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    cfg.MODEL.FCOS.update(IN_FEATURES=["p3", "p4"], SIZES_OF_INTEREST=[64], **settings)
+    return cfg
+
+
+LEVELS = {"p3": ShapeSpec(channels=32, stride=8), "p4": ShapeSpec(channels=32, stride=16)}
+
+
+@pytest.mark.parametrize("given", [[], [8, 16]])
+def test_strides_are_the_backbones(given):
+    assert FCOS(fcos_config(FPN_STRIDES=given), LEVELS).strides == [8, 16]
+
+
+def test_other_strides_than_the_backbones_are_refused():
+    with pytest.raises(ValueError, match=r"MODEL\.FCOS\.FPN_STRIDES is \[8, 32\], but .* give \[8, 16\]"):
+        FCOS(fcos_config(FPN_STRIDES=[8, 32]), LEVELS)

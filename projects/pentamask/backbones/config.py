@@ -2,7 +2,7 @@
 
 from detectron2.config import CfgNode
 
-from pentamask.common import add_defaults
+from pentamask.common import add_defaults, ignore_keys
 
 
 def add_backbone_config(cfg: CfgNode) -> None:
@@ -12,7 +12,13 @@ def add_backbone_config(cfg: CfgNode) -> None:
     add_defaults(cfg.MODEL.RESNETS, DEFORM_INTERVAL=1, DEFORM_BIAS=False)
     add_defaults(
         cfg.MODEL,
-        DLA=dict(CONV_BODY="DLA34", NORM="FrozenBN"),
+        # What build_fcos_resnet_fpn_backbone of the authors' files makes: MobileNetV2, or a low-pass ResNet, which does
+        # not exist here.
+        MOBILENET=False,
+        BACKBONE=dict(ANTI_ALIAS=False),
+        # Levels that stride-2 convolutions add to the FPN: 0, 1 (p6) or 2 (p6, p7).
+        FCOS=dict(TOP_LEVELS=2),
+        DLA=dict(NORM="FrozenBN"),
         VOVNET=dict(
             CONV_BODY="V-39-eSE",
             NORM="FrozenBN",
@@ -38,3 +44,5 @@ def add_backbone_config(cfg: CfgNode) -> None:
             OUT_FEATURES=["p1", "p2", "p3"],
         ),
     )
+    ignore_keys(cfg, "MODEL.DLA.CONV_BODY", "MODEL.DLA.OUT_FEATURES")
+    ignore_keys(cfg, "MODEL.VOVNET.OUT_CHANNELS", "MODEL.VOVNET.BACKBONE_OUT_CHANNELS")

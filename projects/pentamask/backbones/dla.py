@@ -135,9 +135,7 @@ class DLA34(Backbone):
 
 
 def build_dla(cfg: CfgNode, input_shape: ShapeSpec) -> DLA34:
-    """`MODEL.DLA.CONV_BODY` (only "DLA34") with the levels that `MODEL.FPN.IN_FEATURES` names."""
-    if cfg.MODEL.DLA.CONV_BODY != "DLA34":
-        raise ValueError(f'MODEL.DLA.CONV_BODY is {cfg.MODEL.DLA.CONV_BODY!r}; only "DLA34" exists.')
+    """DLA-34 with the levels that `MODEL.FPN.IN_FEATURES` names."""
     if cfg.MODEL.BACKBONE.FREEZE_AT >= 0:
         raise ValueError(
             f"DLA has no frozen stages: set MODEL.BACKBONE.FREEZE_AT to -1, it is {cfg.MODEL.BACKBONE.FREEZE_AT}."

@@ -8,6 +8,8 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from torch import Tensor, nn
 
+from pentamask.common import register
+
 from .dla import build_dla
 from .mobilenetv2 import build_mobilenetv2
 from .resnet import build_deformable_resnet
@@ -49,25 +51,45 @@ def build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
     )
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_resnet_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """ResNet, with or without deformable blocks, and FPN."""
     return build_fpn(cfg, build_deformable_resnet(cfg, input_shape))
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_dla_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """DLA-34 and FPN."""
     return build_fpn(cfg, build_dla(cfg, input_shape))
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_vovnet_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """VoVNetV2, with or without deformable stages, and FPN."""
     return build_fpn(cfg, build_vovnet(cfg, input_shape))
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_mobilenetv2_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """MobileNetV2 and FPN."""
     return build_fpn(cfg, build_mobilenetv2(cfg, input_shape))
+
+
+# The names of the same builders in the config files of AdelaiDet and centermask2.
+
+
+@register(BACKBONE_REGISTRY)
+def build_fcos_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """ResNet and FPN, or MobileNetV2 with `MODEL.MOBILENET`."""
+    if cfg.MODEL.BACKBONE.ANTI_ALIAS:
+        raise ValueError(
+            "MODEL.BACKBONE.ANTI_ALIAS True: the low-pass ResNet does not exist here; set it to False to train with "
+            "the ordinary one. Weights of a low-pass model cannot be used."
+        )
+    build = build_mobilenetv2_fpn_p6p7_backbone if cfg.MODEL.MOBILENET else build_resnet_fpn_p6p7_backbone
+    return build(cfg, input_shape)
+
+
+register(BACKBONE_REGISTRY, "build_fcos_dla_fpn_backbone")(build_dla_fpn_p6p7_backbone)
+register(BACKBONE_REGISTRY, "build_fcos_vovnet_fpn_backbone")(build_vovnet_fpn_p6p7_backbone)
+register(BACKBONE_REGISTRY, "build_fcos_mobilenetv2_fpn_backbone")(build_mobilenetv2_fpn_p6p7_backbone)

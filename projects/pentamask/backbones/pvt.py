@@ -12,7 +12,7 @@ from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from pentamask.common import check_choice
+from pentamask.common import check_choice, register
 
 # Of the papers' five variants: (channels, MLP ratios, blocks), one number per stage.
 _SMALL, _LARGE = (32, 64, 160, 256), (64, 128, 320, 512)
@@ -179,7 +179,7 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_pvt_v2_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PyramidVisionTransformerV2:
     """PVTv2 as `MODEL.PVT` describes it."""
     node = cfg.MODEL.PVT

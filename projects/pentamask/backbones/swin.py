@@ -9,6 +9,8 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import SwinTransformer
 from torchvision.ops import StochasticDepth
 
+from pentamask.common import register
+
 
 class Swin(SwinTransformer):
     """Detectron2's class; it pads what it needs inside, so images of any size are accepted.
@@ -35,7 +37,7 @@ class Swin(SwinTransformer):
         return 0
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Swin:
     """Swin (arXiv 2103.14030) as `MODEL.SWIN` describes it; stages "p0" ... "p3" of strides 4, 8, 16 and 32."""
     node = cfg.MODEL.SWIN

@@ -7,6 +7,8 @@ from detectron2.structures import BitMasks, Instances, PolygonMasks
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
+from pentamask.common import check_choice, derive
+
 
 class BasisModule(nn.Module):
     """K bases at twice the resolution of the first input (BlendMask, section 3.1; as in the released code a small
@@ -66,6 +68,9 @@ class BasisModule(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         """Args: input_shape: of the backbone's features."""
         node = cfg.MODEL.BASIS_MODULE
+        check_choice("MODEL.BASIS_MODULE.NAME", node.NAME, ("ProtoNet",))
+        stride = input_shape[node.IN_FEATURES[0]].stride
+        given_stride = node.COMMON_STRIDE if node.LOSS_ON else 0
         return {
             "in_features": node.IN_FEATURES,
             "in_channels": [input_shape[name].channels for name in node.IN_FEATURES],
@@ -74,9 +79,9 @@ class BasisModule(nn.Module):
             "num_convs": node.NUM_CONVS,
             "norm": node.NORM,
             "loss_on": node.LOSS_ON,
-            "num_classes": node.NUM_CLASSES,
+            "num_classes": node.NUM_CLASSES or cfg.MODEL.FCOS.NUM_CLASSES,
             "loss_weight": node.LOSS_WEIGHT,
-            "loss_stride": node.COMMON_STRIDE,
+            "loss_stride": derive("MODEL.BASIS_MODULE.COMMON_STRIDE", given_stride, stride),
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:

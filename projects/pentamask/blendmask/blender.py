@@ -3,11 +3,12 @@
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler, convert_boxes_to_pooler_format
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from pentamask.common import check_choice
+from pentamask.common import check_choice, derive
 from pentamask.fcos import Positives
 from pentamask.ops import blend
 
@@ -53,17 +54,16 @@ class Blender(nn.Module):
             self.pooler = ROIPooler(output_size, (spatial_scale,), sampling_ratio, pooler_type).level_poolers[0]
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Args: input_shape: of the backbone's features."""
         node = cfg.MODEL.BLENDMASK
-        if len(node.POOLER_SCALES) != 1:
-            raise ValueError(
-                f"MODEL.BLENDMASK.POOLER_SCALES is {tuple(node.POOLER_SCALES)}; the bases are one map, so give one."
-            )
+        # The bases have twice the resolution of the first feature.
+        scale = 2 / input_shape[cfg.MODEL.BASIS_MODULE.IN_FEATURES[0]].stride
         return {
             "num_bases": cfg.MODEL.BASIS_MODULE.NUM_BASES,
             "attention_size": node.ATTN_SIZE,
             "output_size": node.BOTTOM_RESOLUTION,
-            "spatial_scale": node.POOLER_SCALES[0],
+            "spatial_scale": derive("MODEL.BLENDMASK.POOLER_SCALES", node.POOLER_SCALES, scale),
             "sampling_ratio": node.POOLER_SAMPLING_RATIO,
             "pooler_type": node.POOLER_TYPE,
             "interpolation": node.TOP_INTERP,

@@ -8,6 +8,7 @@ from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_pos
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
+from pentamask.common import derive, register
 from pentamask.fcos import FCOS, FCOS_CLASS_COUNT, OneStageDetector
 from pentamask.plugin import ClassCount
 
@@ -19,7 +20,7 @@ from .key_rules import KEY_RULES
 from .releases import RELEASES
 
 
-@META_ARCH_REGISTRY.register()
+@register(META_ARCH_REGISTRY)
 class BlendMask(OneStageDetector):
     """Top-down meets bottom-up for instance segmentation (arXiv 2001.00309), and its panoptic extension."""
 
@@ -32,6 +33,7 @@ class BlendMask(OneStageDetector):
             "MODEL.BASIS_MODULE.NUM_CLASSES",
             lazy_keys=("basis_module.num_classes",),
             enabled_by="MODEL.BASIS_MODULE.LOSS_ON",
+            unset=0,
         ),
         ClassCount(
             "stuff_classes",
@@ -76,6 +78,10 @@ class BlendMask(OneStageDetector):
         super().__init__(
             backbone=backbone, proposal_generator=proposal_generator, pixel_mean=pixel_mean, pixel_std=pixel_std
         )
+        stride = backbone.output_shape()[basis_module.in_features[0]].stride
+        if basis_module.loss_on:
+            derive("basis_module.loss_stride", basis_module.loss_stride, stride)
+        derive("blender.spatial_scale", blender.spatial_scale, 2 / stride)
         self.basis_module = basis_module
         self.blender = blender
         self.panoptic_module = panoptic_module
@@ -96,7 +102,7 @@ class BlendMask(OneStageDetector):
             "backbone": backbone,
             "proposal_generator": FCOS(cfg, shape),
             "basis_module": BasisModule(cfg, shape),
-            "blender": Blender(cfg),
+            "blender": Blender(cfg, shape),
             "top_channels": shape[cfg.MODEL.FCOS.IN_FEATURES[0]].channels,
             "attention_channels": cfg.MODEL.BASIS_MODULE.NUM_BASES * cfg.MODEL.BLENDMASK.ATTN_SIZE**2,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,

@@ -1,10 +1,13 @@
 """Configuration keys of CenterMask."""
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
 from pentamask.backbones.config import add_backbone_config
 from pentamask.common import add_defaults
 from pentamask.fcos.config import add_fcos_config
+
+# MODEL.ROI_HEADS.NUM_CLASSES has this value if it is not set; MODEL.FCOS.NUM_CLASSES counts then.
+DEFAULT_CLASS_COUNT: int = get_cfg().MODEL.ROI_HEADS.NUM_CLASSES
 
 
 def add_centermask_config(cfg: CfgNode) -> None:
@@ -19,5 +22,5 @@ def add_centermask_config(cfg: CfgNode) -> None:
         # Mask scoring: a head that predicts the IoU of each mask.
         MASKIOU_ON=False,
         MASKIOU_LOSS_WEIGHT=1.0,
-        ROI_MASKIOU_HEAD=dict(CONV_DIM=256, NUM_CONV=4),
+        ROI_MASKIOU_HEAD=dict(NAME="MaskIoUHead", CONV_DIM=256, NUM_CONV=4),
     )

@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from pentamask.common import at_least_float32
+from pentamask.common import at_least_float32, register
 from pentamask.ops import spatial_attention
 
 
@@ -30,7 +30,7 @@ class SpatialAttention(nn.Module):
         return spatial_attention(x, self.conv.weight)
 
 
-@ROI_MASK_HEAD_REGISTRY.register()
+@register(ROI_MASK_HEAD_REGISTRY)
 class SpatialAttentionMaskHead(MaskRCNNConvUpsampleHead):
     """Detectron2's mask head with `SpatialAttention` between the convolutions and the upsampling."""
 

@@ -12,7 +12,7 @@ from detectron2.structures import BitMasks, PolygonMasks
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from pentamask.common import at_least_float32
+from pentamask.common import at_least_float32, check_choice
 
 
 class MaskIoUHead(nn.Module):
@@ -61,6 +61,7 @@ class MaskIoUHead(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         """Args: input_shape: of the pooled mask features."""
         node = cfg.MODEL.ROI_MASKIOU_HEAD
+        check_choice("MODEL.ROI_MASKIOU_HEAD.NAME", node.NAME, ("MaskIoUHead",))
         return {
             "in_channels": input_shape.channels,
             "resolution": input_shape.height,

@@ -3,22 +3,47 @@
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN, build_backbone
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    GeneralizedRCNN,
+    PanopticFPN,
+    build_backbone,
+)
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from pentamask.checkpoint.key_map import register_key_rules
-from pentamask.fcos import FCOS, FCOS_CLASS_COUNT
+from pentamask.common import check_pooler, derive, register
+from pentamask.fcos import FCOS, FCOS_CLASS_COUNT, level_strides
 from pentamask.plugin import ClassCount
 
-from .config import add_centermask_config
+from .config import DEFAULT_CLASS_COUNT, add_centermask_config
 from .key_rules import KEY_RULES
 from .releases import PANOPTIC_RELEASES, RELEASES
 from .roi_heads import CenterROIHeads
 
 
+def _authors_names(meta_architecture: str) -> dict[str, str]:
+    """How centermask2's files name a model. With these parts registered, Detectron2's own `build_model` makes of such
+    a file the same model, only without what `CenterMask` declares beside it."""
+    return {
+        "MODEL.META_ARCHITECTURE": meta_architecture,
+        "MODEL.PROPOSAL_GENERATOR.NAME": "FCOS",
+        "MODEL.ROI_HEADS.NAME": "CenterROIHeads",
+    }
+
+
+@register(PROPOSAL_GENERATOR_REGISTRY, "FCOS")
 class ProposalFCOS(FCOS):
     """FCOS in the place of Detectron2's proposal generators."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Args: input_shape: of the backbone's features."""
+        args = super().from_config(cfg, input_shape)
+        return {**args, "yield_proposal": cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON}
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], gt_instances: list[Instances] | None = None
@@ -41,7 +66,7 @@ class ProposalFCOS(FCOS):
         return proposals, losses
 
 
-@META_ARCH_REGISTRY.register()
+@register(META_ARCH_REGISTRY)
 class CenterMask(GeneralizedRCNN):
     """Anchor-free instance segmentation (arXiv 1911.06667): Detectron2's `GeneralizedRCNN` on the boxes of FCOS.
 
@@ -58,32 +83,31 @@ class CenterMask(GeneralizedRCNN):
             "thing_classes",
             "MODEL.ROI_HEADS.NUM_CLASSES",
             lazy_keys=("roi_heads.num_classes", "roi_heads.maskiou_head.num_classes"),
+            unset=DEFAULT_CLASS_COUNT,
         ),
     )
     score_thresholds = ("MODEL.FCOS.INFERENCE_TH_TEST",)
     supports_tta = True
     releases = RELEASES
+    authors_names = _authors_names("GeneralizedRCNN")
 
     @configurable
     def __init__(self, **kwargs: Any) -> None:
         """Args: as those of `GeneralizedRCNN`; proposal_generator is `ProposalFCOS`, roi_heads `CenterROIHeads`."""
         super().__init__(**kwargs)
+        shape, fcos, heads = self.backbone.output_shape(), self.proposal_generator, self.roi_heads
+        derive("proposal_generator.strides", fcos.strides, level_strides(fcos.in_features, shape))
+        check_pooler("roi_heads.mask_pooler", heads.mask_pooler, heads.mask_in_features, shape)
+        check_pooler("roi_heads.keypoint_pooler", heads.keypoint_pooler, heads.keypoint_in_features, shape)
         register_key_rules(self, self.key_rules)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        classes = cfg.MODEL.FCOS.NUM_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        if classes[0] != classes[1]:
-            raise ValueError(
-                f"MODEL.FCOS.NUM_CLASSES is {classes[0]} and MODEL.ROI_HEADS.NUM_CLASSES {classes[1]}: set both to the "
-                "number of classes without background."
-            )
         backbone = build_backbone(cfg)
         shape = backbone.output_shape()
-        has_heads = cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON
         return {
             "backbone": backbone,
-            "proposal_generator": ProposalFCOS(cfg, shape, yield_proposal=has_heads),
+            "proposal_generator": ProposalFCOS(cfg, shape),
             "roi_heads": CenterROIHeads(cfg, shape),
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
@@ -92,7 +116,7 @@ class CenterMask(GeneralizedRCNN):
         }
 
 
-@META_ARCH_REGISTRY.register()
+@register(META_ARCH_REGISTRY)
 class PanopticCenterMask(PanopticFPN, CenterMask):
     """CenterMask and a semantic head: Detectron2's `PanopticFPN` with CenterMask's instances.
 
@@ -106,6 +130,7 @@ class PanopticCenterMask(PanopticFPN, CenterMask):
     )
     supports_tta = False
     releases = PANOPTIC_RELEASES
+    authors_names = _authors_names("PanopticFPN")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

@@ -3,17 +3,22 @@
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import ROIHeads, build_keypoint_head, build_mask_head, select_foreground_proposals
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference
 from detectron2.modeling.roi_heads.roi_heads import select_proposals_with_visible_keypoints
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from pentamask.common import register
+
+from .config import DEFAULT_CLASS_COUNT
 from .mask_head import mask_loss, mask_targets, select_masks
 from .mask_iou_head import MaskIoUHead, inside_shares, mask_iou_targets
 from .pooler import AdaptiveROIPooler
 
 
+@register(ROI_HEADS_REGISTRY)
 class CenterROIHeads(ROIHeads):
     """Detectron2's `ROIHeads` with mask, mask-IoU and key point heads on the boxes of FCOS.
 
@@ -53,6 +58,7 @@ class CenterROIHeads(ROIHeads):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         """Args: input_shape: of the backbone's features."""
+        cfg = _with_class_count(cfg)
         args = super().from_config(cfg)
         if cfg.MODEL.MASK_ON:
             names = cfg.MODEL.ROI_HEADS.IN_FEATURES
@@ -152,6 +158,24 @@ class CenterROIHeads(ROIHeads):
             ious = self.maskiou_head(pooled, selected.sigmoid()[:, None])
             losses["loss_maskiou"] = self.maskiou_head.loss(ious, classes, targets)
         return losses
+
+
+def _with_class_count(cfg: CfgNode) -> CfgNode:
+    """A copy of `cfg` in which `ROI_HEADS.NUM_CLASSES`, which Detectron2's heads read, is that of FCOS.
+
+    Raises:
+        ValueError: it is set to another number.
+    """
+    count = cfg.MODEL.FCOS.NUM_CLASSES
+    if cfg.MODEL.ROI_HEADS.NUM_CLASSES not in (count, DEFAULT_CLASS_COUNT):
+        raise ValueError(
+            f"MODEL.FCOS.NUM_CLASSES is {count} and MODEL.ROI_HEADS.NUM_CLASSES {cfg.MODEL.ROI_HEADS.NUM_CLASSES}: set "
+            "the first to the number of classes without background and leave out the second."
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = count
+    return cfg
 
 
 def _build_pooler(

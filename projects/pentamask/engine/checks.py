@@ -13,6 +13,7 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
+from pentamask.common import get_key
 from pentamask.plugin import declared, find_model_class, registered_models
 
 
@@ -157,8 +158,10 @@ def check_class_counts(cfg: CfgNode, names: Iterable[str]) -> None:
     """
     counts: dict[str, dict[str, int]] = {}
     for count in declared(find_model_class(cfg), "class_counts"):
-        if count.key is not None and (count.enabled_by is None or _get(cfg, count.enabled_by)):
-            counts.setdefault(count.field, {})[count.key] = _get(cfg, count.key)
+        if count.key is not None and (count.enabled_by is None or get_key(cfg, count.enabled_by)):
+            number = get_key(cfg, count.key)
+            if number != count.unset:
+                counts.setdefault(count.field, {})[count.key] = number
     _compare_class_counts(counts, names, "{} {}")
 
 
@@ -212,9 +215,3 @@ def _class_count(metadata: Metadata, field: str) -> int | None:
         return None if ids is None else len(set(ids) - {0})
     classes = ids if ids is not None else metadata.get(field)
     return None if classes is None else len(classes)
-
-
-def _get(cfg: CfgNode, key: str) -> object:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg

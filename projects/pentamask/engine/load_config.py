@@ -8,7 +8,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from pentamask import model_zoo
-from pentamask.config import add_pentamask_config
+from pentamask.config import add_pentamask_config, translate_config
 from pentamask.engine.checks import BadInput, did_you_mean
 
 
@@ -51,6 +51,7 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
             message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
             hint = did_you_mean(message.rsplit(" ", 1)[-1], _keys(cfg)) if "Non-existent" in message else ""
             raise BadInput(f"In {source}: {message}.{hint}") from error
+    translate_config(cfg)
     return cfg
 
 

@@ -2,7 +2,7 @@
 
 from .config import add_fcos_config
 from .detector import FCOS_CLASS_COUNT, OneStageDetector
-from .fcos import FCOS, DetectionLimits, Positives
+from .fcos import FCOS, DetectionLimits, Positives, level_strides
 from .head import FCOSHead
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "OneStageDetector",
     "Positives",
     "add_fcos_config",
+    "level_strides",
 ]

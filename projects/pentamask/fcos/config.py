@@ -2,7 +2,7 @@
 
 from detectron2.config import CfgNode
 
-from pentamask.common import add_defaults
+from pentamask.common import add_defaults, ignore_keys
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
@@ -13,9 +13,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
             # Classes without the background.
             NUM_CLASSES=80,
             IN_FEATURES=["p3", "p4", "p5", "p6", "p7"],
-            FPN_STRIDES=[8, 16, 32, 64, 128],
-            # Extra FPN levels that stride-2 convolutions add: 0, 1 (p6) or 2 (p6, p7).
-            TOP_LEVELS=2,
+            # The backbone knows them; a list that is given must be the same.
+            FPN_STRIDES=[],
             # Head: convolutions shared by both towers, and of each tower.
             NUM_SHARE_CONVS=0,
             NUM_CLS_CONVS=4,
@@ -51,8 +50,6 @@ def add_fcos_config(cfg: CfgNode) -> None:
             NMS_TH=0.6,
             POST_NMS_TOPK_TRAIN=100,
             POST_NMS_TOPK_TEST=100,
-            # Return proposals while training, and the box tower's features, for heads built on FCOS.
-            YIELD_PROPOSAL=False,
-            YIELD_BOX_FEATURES=False,
         ),
     )
+    ignore_keys(cfg, "MODEL.FCOS.YIELD_PROPOSAL", "MODEL.FCOS.YIELD_BOX_FEATURES", "MODEL.FCOS.USE_RELU")

@@ -5,10 +5,11 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, ProposalNet
 from torch import Tensor, nn
 
 from pentamask.checkpoint.key_map import KeyRules, register_key_rules
+from pentamask.common import derive, register
 from pentamask.plugin import ClassCount
 
 from .config import add_fcos_config
-from .fcos import FCOS
+from .fcos import FCOS, level_strides
 from .key_rules import FCOS_KEY_RULES
 from .releases import RELEASES
 
@@ -19,7 +20,7 @@ FCOS_CLASS_COUNT = ClassCount(
 )
 
 
-@META_ARCH_REGISTRY.register()
+@register(META_ARCH_REGISTRY)
 class OneStageDetector(ProposalNetwork):
     """FCOS on its own: boxes, scores and classes under "instances"."""
 
@@ -47,6 +48,8 @@ class OneStageDetector(ProposalNetwork):
             proposal_generator: `FCOS`.
             pixel_mean, pixel_std: per channel of the input image.
         """
+        strides = level_strides(proposal_generator.in_features, backbone.output_shape())
+        derive("proposal_generator.strides", proposal_generator.strides, strides)
         super().__init__(
             backbone=backbone, proposal_generator=proposal_generator, pixel_mean=pixel_mean, pixel_std=pixel_std
         )

@@ -10,7 +10,7 @@ from detectron2.structures import ImageList, Instances
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 
-from pentamask.common import at_least_float32, check_choice, reduce_mean
+from pentamask.common import at_least_float32, check_choice, derive, reduce_mean
 
 from .decode import decode_level, select_detections
 from .head import FCOSHead, FCOSOutputs
@@ -51,6 +51,21 @@ class Positives:
     top_feats: Tensor | None
 
 
+def level_strides(in_features: list[str], input_shape: dict[str, ShapeSpec]) -> list[int]:
+    """Strides, in pixels, of FCOS's levels in a backbone's output.
+
+    Raises:
+        ValueError: the backbone lacks a level.
+    """
+    missing = [name for name in in_features if name not in input_shape]
+    if missing:
+        raise ValueError(
+            f"MODEL.FCOS.IN_FEATURES names {missing}, the backbone has {list(input_shape)}; "
+            "see also MODEL.FCOS.TOP_LEVELS."
+        )
+    return [input_shape[name].stride for name in in_features]
+
+
 class FCOS(nn.Module):
     """Fully convolutional one-stage detector (arXiv 1904.01355, 2006.09214; the released code where they differ).
 
@@ -78,7 +93,6 @@ class FCOS(nn.Module):
         train_limits: DetectionLimits | None = None,
         test_limits: DetectionLimits | None = None,
         yield_proposal: bool = False,
-        yield_box_features: bool = False,
     ) -> None:
         """
         Args:
@@ -98,7 +112,6 @@ class FCOS(nn.Module):
             nms_thresh: IoU of class-wise NMS; <= 0 for none.
             train_limits, test_limits: detection thresholds in training (proposals) and inference.
             yield_proposal: return proposals in training too.
-            yield_box_features: return the box tower's features.
         """
         super().__init__()
         if not len(in_features) == len(strides) == len(sizes_of_interest) + 1:
@@ -124,7 +137,6 @@ class FCOS(nn.Module):
         self.train_limits = train_limits or DetectionLimits()
         self.test_limits = test_limits or DetectionLimits()
         self.yield_proposal = yield_proposal
-        self.yield_box_features = yield_box_features
         # Restarts on resume, as in the released code.
         self.register_buffer("moving_num_fg", torch.tensor(100.0), persistent=False)
 
@@ -132,16 +144,11 @@ class FCOS(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         """Args: input_shape: of the backbone's features."""
         node = cfg.MODEL.FCOS
-        missing = [name for name in node.IN_FEATURES if name not in input_shape]
-        if missing:
-            raise ValueError(
-                f"MODEL.FCOS.IN_FEATURES names {missing}, the backbone has {list(input_shape)}; "
-                "see also MODEL.FCOS.TOP_LEVELS."
-            )
+        strides = level_strides(node.IN_FEATURES, input_shape)
         return {
             "fcos_head": FCOSHead(cfg, [input_shape[name] for name in node.IN_FEATURES]),
             "in_features": node.IN_FEATURES,
-            "strides": node.FPN_STRIDES,
+            "strides": derive("MODEL.FCOS.FPN_STRIDES", node.FPN_STRIDES, strides),
             "num_classes": node.NUM_CLASSES,
             "sizes_of_interest": node.SIZES_OF_INTEREST,
             "center_radius": node.POS_RADIUS if node.CENTER_SAMPLE else None,
@@ -155,8 +162,6 @@ class FCOS(nn.Module):
             "nms_thresh": node.NMS_TH,
             "train_limits": DetectionLimits(node.INFERENCE_TH_TRAIN, node.PRE_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TRAIN),
             "test_limits": DetectionLimits(node.INFERENCE_TH_TEST, node.PRE_NMS_TOPK_TEST, node.POST_NMS_TOPK_TEST),
-            "yield_proposal": node.YIELD_PROPOSAL,
-            "yield_box_features": node.YIELD_BOX_FEATURES,
         }
 
     def forward(
@@ -175,21 +180,19 @@ class FCOS(nn.Module):
                 each positive (training) or detection.
 
         Returns:
-            In training (results, losses): results holds "positives" (`Positives`) and, as configured, "proposals"
-            (list of `Instances`) and "box_feats" (name -> tensor).
-            In inference (detections, extras): `Instances` per image, see `decode_level`; extras is empty or holds
-            "box_feats".
+            In training (results, losses): results holds "positives" (`Positives`) and, with `yield_proposal`,
+            "proposals" (list of `Instances`).
+            In inference the detections, `Instances` per image, see `decode_level`, and no losses.
         """
         outputs = self.fcos_head([features[name] for name in self.in_features])
         top_feats = [top_module(x) for x in outputs.box_features] if top_module is not None else None
-        extras = {"box_feats": dict(zip(self.in_features, outputs.box_features))} if self.yield_box_features else {}
         outputs = FCOSOutputs(*([at_least_float32(x) for x in xs] for xs in outputs[:3]), outputs.box_features)
         if not self.training:
-            return self.detect(outputs, images.image_sizes, self.test_limits, top_feats), extras
+            return self.detect(outputs, images.image_sizes, self.test_limits, top_feats), {}
         if gt_instances is None:
             raise ValueError('FCOS needs ground truth in training: every input needs "instances".')
         positives, losses = self.losses(outputs, gt_instances, top_feats)
-        results = {"positives": positives, **extras}
+        results = {"positives": positives}
         if self.yield_proposal:
             with torch.no_grad():
                 results["proposals"] = self.detect(outputs, images.image_sizes, self.train_limits, top_feats)

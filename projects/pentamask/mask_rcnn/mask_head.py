@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from pentamask.common import check_choice
+from pentamask.common import check_choice, register
 
 
 def softmax_mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
@@ -76,7 +76,7 @@ def _num_outputs(cfg: CfgNode) -> dict:
     return {"num_classes": 1 if node.CLS_AGNOSTIC_MASK else num_classes + softmax, "softmax": softmax}
 
 
-@ROI_MASK_HEAD_REGISTRY.register()
+@register(ROI_MASK_HEAD_REGISTRY)
 class FCNMaskHead(_ActivationChoice, MaskRCNNConvUpsampleHead):
     """Detectron2's convolutional mask head (Mask R-CNN, Figure 4) with a choice of the activation."""
 
@@ -96,7 +96,7 @@ class FCNMaskHead(_ActivationChoice, MaskRCNNConvUpsampleHead):
         return {**super().from_config(cfg, input_shape), **_num_outputs(cfg)}
 
 
-@ROI_MASK_HEAD_REGISTRY.register()
+@register(ROI_MASK_HEAD_REGISTRY)
 class MLPMaskHead(_ActivationChoice):
     """Masks predicted by fully connected layers, twice the size of the pooled features (the "MLP" rows of Table 2e)."""
 

@@ -2,9 +2,12 @@
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import StandardROIHeads
 from torch import nn
 
 from pentamask.checkpoint.key_map import register_key_rules
+from pentamask.common import check_pooler, derive, register
 from pentamask.plugin import ClassCount
 
 from .config import add_mask_rcnn_config
@@ -13,7 +16,7 @@ from .poolers import EXTRA_POOLERS, replace_level_poolers
 from .releases import RELEASES
 
 
-@META_ARCH_REGISTRY.register()
+@register(META_ARCH_REGISTRY)
 class MaskRCNN(GeneralizedRCNN):
     """Mask R-CNN (arXiv 1703.06870): RPN, a box branch and a mask branch per region, losses L_cls + L_box + L_mask.
 
@@ -38,6 +41,14 @@ class MaskRCNN(GeneralizedRCNN):
     def __init__(self, *, backbone: nn.Module, proposal_generator: nn.Module, roi_heads: nn.Module, **kwargs) -> None:
         """Takes the arguments of Detectron2's `GeneralizedRCNN`."""
         super().__init__(backbone=backbone, proposal_generator=proposal_generator, roi_heads=roi_heads, **kwargs)
+        shape = backbone.output_shape()
+        if isinstance(proposal_generator, RPN):
+            strides = [shape[name].stride for name in proposal_generator.in_features]
+            key = "proposal_generator.anchor_generator.strides"
+            derive(key, proposal_generator.anchor_generator.strides, strides)
+        if isinstance(roi_heads, StandardROIHeads):
+            check_pooler("roi_heads.box_pooler", roi_heads.box_pooler, roi_heads.box_in_features, shape)
+            check_pooler("roi_heads.mask_pooler", roi_heads.mask_pooler, roi_heads.mask_in_features, shape)
         register_key_rules(self, self.key_rules)
 
     @classmethod

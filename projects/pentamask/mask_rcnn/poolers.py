@@ -16,6 +16,7 @@ class ROIAlignMax(nn.Module):
             spatial_scale: 1 / stride of the feature map.
         """
         super().__init__()
+        self.spatial_scale = spatial_scale
         self.samples = ROIAlign(tuple(2 * s for s in output_size), spatial_scale, sampling_ratio=1, aligned=True)
 
     def forward(self, x: Tensor, rois: Tensor) -> Tensor:

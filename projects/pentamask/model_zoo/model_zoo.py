@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
-from pentamask.config import add_pentamask_config
+from pentamask.config import add_pentamask_config, translate_config
 from pentamask.model_zoo.catalog import list_releases
 
 
@@ -70,6 +70,7 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
     cfg = get_cfg()
     add_pentamask_config(cfg)
     cfg.merge_from_file(file)
+    translate_config(cfg)
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
     return cfg

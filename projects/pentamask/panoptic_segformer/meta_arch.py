@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, clip_boxes_to_image
 
 from pentamask.checkpoint.key_map import register_key_rules
-from pentamask.common import at_least_float32
+from pentamask.common import at_least_float32, register
 from pentamask.data.panoptic import PanopticLabels
 from pentamask.plugin import ClassCount
 
@@ -38,7 +38,7 @@ from .releases import RELEASES
 from .segment_targets import SegmentTargetMaker
 
 
-@META_ARCH_REGISTRY.register()
+@register(META_ARCH_REGISTRY)
 class PanopticSegFormer(nn.Module):
     """Panoptic SegFormer (arXiv 2109.03814): panoptic, instance and semantic segmentation with one model.
 

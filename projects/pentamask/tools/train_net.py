@@ -26,9 +26,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         BadInput: see `load_config` and `check_config`.
     """
+    setup_logger(distributed_rank=comm.get_rank(), name="pentamask")
     cfg = load_config(args.config_file, args.opts)
     check_config(cfg, resume=args.resume, eval_only=args.eval_only)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pentamask")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pentamask", configure_stdout=False)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     cfg.freeze()
     default_setup(cfg, args)

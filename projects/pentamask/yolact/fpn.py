@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pentamask.backbones.darknet import build_darknet
 from pentamask.backbones.resnet import build_deformable_resnet
+from pentamask.common import register
 
 
 class YolactFPN(Backbone):
@@ -79,13 +80,13 @@ def _build(cfg: CfgNode, bottom_up: Backbone) -> YolactFPN:
     )
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_yolact_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> YolactFPN:
     """ResNet, with or without deformable blocks, and YOLACT's FPN."""
     return _build(cfg, build_deformable_resnet(cfg, input_shape))
 
 
-@BACKBONE_REGISTRY.register()
+@register(BACKBONE_REGISTRY)
 def build_yolact_darknet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> YolactFPN:
     """Darknet and YOLACT's FPN."""
     return _build(cfg, build_darknet(cfg, input_shape))

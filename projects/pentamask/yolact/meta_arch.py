@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from pentamask.checkpoint.key_map import register_key_rules
-from pentamask.common import at_least_float32
+from pentamask.common import at_least_float32, register
 from pentamask.plugin import ClassCount
 
 from .anchors import check_anchors, prior_boxes
@@ -42,7 +42,7 @@ class Predictions(NamedTuple):
     priors: Tensor
 
 
-@META_ARCH_REGISTRY.register()
+@register(META_ARCH_REGISTRY)
 class YOLACT(nn.Module):
     """Real-time instance segmentation (arXiv 1904.02689), and YOLACT++ (arXiv 1912.06218)."""
 
