@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, polygons_to_bitmask
 from harness import Case, Comparison
@@ -197,7 +198,9 @@ def _replay_blender(case: Case, compare: Comparison) -> None:
         cfg = get_cfg()
         add_pentamask_config(cfg)
         cfg.merge_from_list([x for item in overrides.items() for x in item])
-        _replay_setting(case, compare, f"s{n}_", Blender(cfg), tuple(shape["image_size"]))
+        stride = round(2 / cfg.MODEL.BLENDMASK.POOLER_SCALES[0])
+        blender = Blender(cfg, {"p3": ShapeSpec(stride=stride)})
+        _replay_setting(case, compare, f"s{n}_", blender, tuple(shape["image_size"]))
 
 
 def _replay_setting(case: Case, compare: Comparison, prefix: str, blender: Blender, size: tuple[int, int]) -> None:

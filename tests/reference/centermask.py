@@ -289,6 +289,7 @@ def _replay_mask_scoring(case: Case, compare: Comparison) -> None:
     features = case.input("mask_features").to(case.dtype).requires_grad_()
     logits = case.input("mask_logits").to(case.dtype).requires_grad_()
     shapes = {f"p{i}": ShapeSpec(channels=features.shape[1], stride=2**i) for i in (3, 4, 5)}
+    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     heads = CenterROIHeads(cfg, shapes).to(case.dtype)
     heads.maskiou_head.load_state_dict(_state_dict(case))
     rois = []
