@@ -13,7 +13,8 @@ LAYERS = [
     PLUGINS,
     {"fcos", "backbones", "data", "evaluation", "checkpoint"},
     {"ops"},
-    {"common", "plugin"},
+    {"plugin", "solver"},
+    {"common"},
 ]
 # Beside the layers: the package itself registers everything, config.py adds all keys.
 ROOTS = {"__init__", "config"}
@@ -67,7 +68,7 @@ def is_allowed(importer: str, name: str) -> bool:
         return True
     imported = parts[1]
     if importer == "config":
-        return parts[2:3] == ["config"] or imported in ("plugin", "common")
+        return parts[2:3] == ["config"] or imported in ("plugin", "common", "solver")
     if imported in ROOTS or imported not in set().union(*LAYERS):  # pentamask.config, pentamask.__version__
         return layer(importer) < layer("blendmask")
     if importer == "ops":

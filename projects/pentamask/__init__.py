@@ -31,12 +31,14 @@ from pentamask.config import add_pentamask_config
 from pentamask.data.person_in_context import register_person_in_context
 from pentamask.data.shapes import register_shapes
 from pentamask.panoptic_segformer import add_panoptic_segformer_config
+from pentamask.plugin import load_foreign_plugins
 from pentamask.yolact import add_yolact_config
 
 register_person_in_context()
 register_shapes()
 register_checkpoint_handler()
 report_taken_names()
+load_foreign_plugins()
 
 __all__ = [
     "add_blendmask_config",

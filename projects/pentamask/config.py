@@ -9,6 +9,7 @@ from pentamask.backbones.config import add_backbone_config
 from pentamask.common import get_key
 from pentamask.data.config import add_data_config
 from pentamask.plugin import declared, registered_models
+from pentamask.solver import add_solver_config
 
 
 def add_pentamask_config(cfg: CfgNode) -> None:
@@ -19,6 +20,7 @@ def add_pentamask_config(cfg: CfgNode) -> None:
     """
     add_data_config(cfg)
     add_backbone_config(cfg)
+    add_solver_config(cfg)
     for model_class in registered_models():
         declared(model_class, "add_config")(cfg)
 

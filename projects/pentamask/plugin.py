@@ -5,8 +5,10 @@ attributes of `Plugin` from it, so that a model of another repository is served 
 nothing, as Detectron2's own, still trains. docs/extending.md shows a whole plugin.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detectron2.config import CfgNode
@@ -136,3 +138,15 @@ def declared(model_class: type | None, name: str) -> Any:
 def registered_models() -> list[type]:
     """The classes in Detectron2's registry of meta-architectures, in the order of registration."""
     return [model_class for _, model_class in META_ARCH_REGISTRY]
+
+
+def load_foreign_plugins() -> None:
+    """Import the packages that announce themselves as entry points "pentamask.plugins"; warn of those that fail."""
+    for entry_point in entry_points(group="pentamask.plugins"):
+        try:
+            entry_point.load()
+        except Exception as error:  # somebody else's code, which must not take everything else with it
+            message = (
+                f"The plugin {entry_point.name} ({entry_point.value}) is left out: {type(error).__name__}: {error}"
+            )
+            warnings.warn(message, stacklevel=2)

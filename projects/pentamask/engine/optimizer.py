@@ -23,13 +23,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         ValueError: an unknown OPTIMIZER, or settings that it does not have.
     """
     node = cfg.SOLVER
+    check_choice("SOLVER.OPTIMIZER", node.OPTIMIZER, ("SGD", "ADAMW"))
     if node.OPTIMIZER == "SGD":
         _refuse_ignored(node)
         return build_detectron2_optimizer(cfg, model)
-    check_choice("SOLVER.OPTIMIZER", node.OPTIMIZER, ("SGD", "ADAMW"))
     clip = node.CLIP_GRADIENTS
-    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
-        raise ValueError(f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; AdamW has "full_model" only.')
+    clip_type = clip["CLIP_TYPE"]  # as an item, see SolverNode
+    if clip.ENABLED and clip_type != "full_model":
+        raise ValueError(f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip_type!r}; AdamW has "full_model" only.')
     params = get_default_optimizer_params(
         model,
         base_lr=node.BASE_LR,
@@ -80,5 +81,5 @@ def _refuse_ignored(node: CfgNode) -> None:
     """Raise `ValueError` for settings that Detectron2's optimizer would pass over."""
     if node.BACKBONE_MULTIPLIER != 1.0 or len(node.LR_MULTIPLIERS):
         raise ValueError('SOLVER.BACKBONE_MULTIPLIER and SOLVER.LR_MULTIPLIERS need SOLVER.OPTIMIZER "ADAMW".')
-    if node.CLIP_GRADIENTS.ENABLED and node.CLIP_GRADIENTS.CLIP_TYPE == "full_model":
+    if node.CLIP_GRADIENTS.ENABLED and node.CLIP_GRADIENTS["CLIP_TYPE"] == "full_model":
         raise ValueError('SOLVER.CLIP_GRADIENTS.CLIP_TYPE "full_model" needs SOLVER.OPTIMIZER "ADAMW".')

@@ -22,10 +22,14 @@ from pentamask.evaluation import build_evaluator
 
 
 class Trainer(DefaultTrainer):
-    """Trains and evaluates any model of Detectron2's registry; see `DefaultTrainer` for the attributes."""
+    """Trains and evaluates any model of Detectron2's registry; see `DefaultTrainer` for the attributes.
+
+    A project of its own inherits from this class as it would from `DefaultTrainer`, and overrides what it likes.
+    """
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__(cfg)
+        check_class_counts(cfg, cfg.DATASETS.TRAIN)  # also where a subclass makes another loader
         self._loss_report = LossReport(self.model)
 
     def build_hooks(self) -> list[HookBase]:

@@ -4,11 +4,13 @@ from detectron2.config import CfgNode
 
 from pentamask.backbones.config import add_backbone_config
 from pentamask.common import add_defaults
+from pentamask.solver import add_solver_config
 
 
 def add_panoptic_segformer_config(cfg: CfgNode) -> None:
     """Add the keys of Panoptic SegFormer and of its optimizer to `cfg`, in place; set keys are kept."""
     add_backbone_config(cfg)
+    add_solver_config(cfg)
     add_defaults(
         cfg.MODEL,
         PANOPTIC_SEGFORMER=dict(
@@ -51,7 +53,3 @@ def add_panoptic_segformer_config(cfg: CfgNode) -> None:
             TEST=dict(PANOPTIC_ON=True, INSTANCE_ON=True, SEMANTIC_ON=True),
         ),
     )
-    # "SGD" or "ADAMW".
-    add_defaults(cfg.SOLVER, OPTIMIZER="SGD", BACKBONE_MULTIPLIER=1.0)
-    # Pairs [regular expression, factor]: learning rate of the parameters whose name contains a match.
-    add_defaults(cfg.SOLVER, LR_MULTIPLIERS=[])

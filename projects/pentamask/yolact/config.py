@@ -4,11 +4,13 @@ from detectron2.config import CfgNode
 
 from pentamask.backbones.config import add_backbone_config
 from pentamask.common import add_defaults
+from pentamask.solver import add_solver_config
 
 
 def add_yolact_config(cfg: CfgNode) -> None:
     """Add the keys of YOLACT and of its backbones to `cfg`, in place; set keys are kept."""
     add_backbone_config(cfg)
+    add_solver_config(cfg)
     # The augmentation of SSD instead of what the other keys of INPUT describe: to a square of MODEL.YOLACT.IMAGE_SIZE.
     add_defaults(cfg.INPUT, SSD_AUGMENTATION=False)
     add_defaults(

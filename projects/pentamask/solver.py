@@ -1,0 +1,52 @@
+"""Config keys of optimizers that Detectron2 does not have."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from pentamask.common import add_defaults
+
+_REMEDY = (
+    "Detectron2's own build_optimizer was asked for, which does not know it. Train with pentamask.engine.Trainer or a "
+    "subclass of it, or return pentamask.engine.build_optimizer(cfg, model) from your trainer's build_optimizer."
+)
+
+
+class _MergeableWithCfgNode(type):
+    """Equal to CfgNode: yacs merges a node into another only if their types are equal."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is CfgNode
+
+    __hash__ = type.__hash__
+
+
+class SolverNode(CfgNode, metaclass=_MergeableWithCfgNode):
+    """A config node that stops Detectron2's `build_optimizer` from training with another optimizer than asked for.
+
+    That function knows nothing of OPTIMIZER and would quietly take SGD. It is recognised by the keys that it alone
+    reads as attributes: MOMENTUM here and CLIP_TYPE in CLIP_GRADIENTS.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "MOMENTUM" and self.get("OPTIMIZER", "SGD") != "SGD":
+            raise ValueError(f"SOLVER.OPTIMIZER is {self['OPTIMIZER']!r}, but {_REMEDY}")
+        if name == "CLIP_TYPE" and self.get("CLIP_TYPE") == "full_model":
+            raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is 'full_model', but {_REMEDY}")
+        return super().__getattr__(name)
+
+
+def add_solver_config(cfg: CfgNode) -> None:
+    """Add the keys that `pentamask.engine.build_optimizer` reads beyond Detectron2's, in place; set keys are kept.
+
+    Args:
+        cfg: a config from `detectron2.config.get_cfg()`.
+    """
+    if not isinstance(cfg.SOLVER, SolverNode):
+        cfg.SOLVER = SolverNode(cfg.SOLVER)
+        cfg.SOLVER.CLIP_GRADIENTS = SolverNode(cfg.SOLVER.CLIP_GRADIENTS)
+    # "SGD" or "ADAMW". With AdamW the learning rate of the backbone is multiplied by BACKBONE_MULTIPLIER, and
+    # CLIP_GRADIENTS.CLIP_TYPE is "full_model".
+    add_defaults(cfg.SOLVER, OPTIMIZER="SGD", BACKBONE_MULTIPLIER=1.0)
+    # Pairs of a regular expression and the factor for the learning rate of parameters whose name it matches.
+    add_defaults(cfg.SOLVER, LR_MULTIPLIERS=[])
