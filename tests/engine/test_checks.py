@@ -56,7 +56,10 @@ def test_the_users_own_data_trains(dataset):
         ({"annotations": [ANNOTATION | {"category_id": 9}]}, r"user.json: .*category_id=9.*'categories'"),
         ({"annotations": []}, r"user.json: no image has an annotation"),
         ({"images": [], "annotations": []}, r"user_data.*user.json"),
-        ({"categories": [{"id": 1, "name": "a"}]}, r"1 thing_classes, but MODEL.FCOS.NUM_CLASSES is 6 and"),
+        (
+            {"categories": [{"id": 1, "name": "a"}]},
+            r"1 thing_classes, but MODEL.FCOS.NUM_CLASSES is 6\. Set MODEL.FCOS.NUM_CLASSES 1\.",
+        ),
     ],
 )
 def test_bad_annotations_are_explained(dataset, changes, message):

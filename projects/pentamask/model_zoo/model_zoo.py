@@ -26,7 +26,8 @@ def get_config_file(config_path: str) -> str:
     """Path of a shipped config, in the installed package or the checkout.
 
     Args:
-        config_path: name relative to pentamask's `configs/`, for example "BlendMask/R_50_1x.yaml".
+        config_path: name relative to pentamask's `configs/`, for example "BlendMask/R_50_1x.yaml"; or the absolute path
+            of a file of your own, such as one of the authors.
 
     Raises:
         RuntimeError: there is no such config.
