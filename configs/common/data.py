@@ -41,5 +41,5 @@ dataloader.test = L(build_detection_test_loader)(
 
 dataloader.evaluator = L(build_evaluator)(
     dataset_name="${..test.dataset.names}",
-    output_folder="./output/inference",
+    output_folder="${train.output_dir}/inference",
 )

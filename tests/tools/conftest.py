@@ -140,7 +140,7 @@ def lazy(shapes, tmp_path) -> Callable[[str], list[str]]:
         plugin, out = name.split("/")[0], tmp_path / "out"
         overrides = {f"model.{key}": value for key, value in _TINY_MODELS[plugin].items()}
         overrides |= {f"dataloader.{key}": value for key, value in _tiny_data(plugin).items()}
-        overrides |= {"dataloader.evaluator.output_folder": out / "inference", "train.output_dir": out, "train.seed": 1}
+        overrides |= {"train.output_dir": out, "train.seed": 1}
         overrides |= {"train.init_checkpoint": "''", "train.max_iter": 2, "train.device": "cpu"}
         return ["--config-file", name, *(f"{key}={value}" for key, value in overrides.items())]
 
