@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -70,6 +71,16 @@ def test_rle_masks_with_polygon_format_name_the_file_and_the_key(shapes):
     assert len(_mapper()(record)["instances"]) == len(record["annotations"])
     with pytest.raises(ValueError, match=r"000001.jpg.*INPUT.MASK_FORMAT bitmask"):
         _mapper(instance_mask_format="polygon")(record)
+
+
+def test_a_missing_box_is_made_from_the_mask(record):
+    (square, crowd) = record["annotations"]
+    expected = _mapper()(record)["instances"].gt_boxes.tensor
+    rle = mask_util.merge(mask_util.frPyObjects(square["segmentation"], 40, 60))
+    for segmentation in (square["segmentation"], rle):
+        boxless = {"category_id": 1, "segmentation": segmentation}
+        mapped = _mapper()(record | {"annotations": [boxless, crowd]})
+        torch.testing.assert_close(mapped["instances"].gt_boxes.tensor, expected)
 
 
 def test_label_maps_are_read_as_they_are_stored(record, tmp_path):

@@ -53,8 +53,8 @@ def test_the_users_own_data_trains(dataset):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": [ANNOTATION | {"category_id": 9}]}, r"user.json: .*category_id=9.*'categories'"),
-        ({"annotations": []}, r"user.json: no image has an annotation"),
+        ({"annotations": [ANNOTATION | {"category_id": 9}]}, r"(?s)user.json.*category_id.*annotation 1 with 9"),
+        ({"annotations": []}, r'(?s)user.json.*"annotations" is empty'),
         ({"images": [], "annotations": []}, r"user_data.*user.json"),
         (
             {"categories": [{"id": 1, "name": "a"}]},

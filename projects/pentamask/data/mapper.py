@@ -4,6 +4,7 @@ import copy
 import warnings
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, detection_utils
@@ -69,6 +70,7 @@ class MaskDatasetMapper(DatasetMapper):
             ValueError: sizes disagree, or RLE masks meet INPUT.MASK_FORMAT "polygon".
         """
         dataset_dict = copy.deepcopy(dataset_dict)
+        _add_missing_boxes(dataset_dict)
         image = self._read_image(dataset_dict)
         sem_seg = self._read_sem_seg(dataset_dict) if self.is_train else None
         original_size = image.shape[:2]
@@ -126,6 +128,18 @@ class MaskDatasetMapper(DatasetMapper):
             # Resized masks are read-only arrays of PIL, which nobody writes to.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+
+def _add_missing_boxes(dataset_dict: dict) -> None:
+    """Give annotations with a mask and without a box the extent of their mask, in place."""
+    for annotation in dataset_dict.get("annotations", ()):
+        if "bbox" not in annotation and annotation.get("segmentation"):
+            masks = annotation["segmentation"]
+            if isinstance(masks, dict):
+                annotation.update(bbox=mask_util.toBbox(masks).tolist(), bbox_mode=BoxMode.XYWH_ABS)
+            else:
+                points = np.concatenate(masks).reshape(-1, 2)
+                annotation.update(bbox=[*points.min(axis=0), *points.max(axis=0)], bbox_mode=BoxMode.XYXY_ABS)
 
 
 def _boxes(dataset_dict: dict) -> np.ndarray:

@@ -3,17 +3,19 @@
 import difflib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
 from pentamask.common import get_key
+from pentamask.data.checks import DatasetError, checked_datasets
 from pentamask.plugin import declared, find_model_class, registered_models
 
 
@@ -107,12 +109,32 @@ def check_num_gpus(num_gpus: int) -> None:
 
 
 @contextmanager
+def checked_loading(names: Sequence[str], *, train: bool, masks: bool) -> Iterator[None]:
+    """Within, datasets are checked when they are loaded, by one process of each machine.
+
+    Args:
+        names, train, masks: as for `checked_datasets`.
+
+    Raises:
+        BadInput: what goes wrong while they are loaded; names them and their files.
+    """
+    with dataset_errors(names):
+        if comm.get_local_rank() == 0:
+            with checked_datasets(names, train=train, masks=masks):
+                yield
+        else:
+            yield
+
+
+@contextmanager
 def dataset_errors(names: Iterable[str]) -> Iterator[None]:
     """Turn what goes wrong while datasets are loaded into a `BadInput` that names them and their files."""
     try:
         yield
     except BadInput:
         raise
+    except DatasetError as error:
+        raise BadInput(str(error)) from error
     except (OSError, KeyError, ValueError, AssertionError, TypeError, IndexError) as error:
         raise BadInput(_explain_dataset_error(list(names), error)) from error
 

@@ -16,7 +16,7 @@ from pentamask.engine.checks import (
     check_dataset_files,
     check_lazy_class_counts,
     check_registered,
-    dataset_errors,
+    checked_loading,
     did_you_mean,
 )
 from pentamask.engine.loss_report import LossReport
@@ -132,7 +132,8 @@ def _build_loader(cfg: DictConfig, split: str) -> Any:
     names = list(names) if isinstance(names, ListConfig) else [names]
     for name in names:
         check_registered(name, f"dataloader.{split}.dataset.names")
-    with dataset_errors(names):
+    masks = OmegaConf.select(cfg, "dataloader.train.mapper.use_instance_mask", default=True)
+    with checked_loading(names, train=split == "train", masks=masks):
         loader = instantiate(node)
     check_dataset_files(names)
     check_lazy_class_counts(cfg, names)

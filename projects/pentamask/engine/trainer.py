@@ -15,7 +15,7 @@ from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.mapper import MaskDatasetMapper
-from pentamask.engine.checks import check_class_counts, check_dataset_files, dataset_errors
+from pentamask.engine.checks import check_class_counts, check_dataset_files, checked_loading
 from pentamask.engine.loss_report import LossReport
 from pentamask.engine.optimizer import build_optimizer
 from pentamask.evaluation import build_evaluator
@@ -65,7 +65,7 @@ class Trainer(DefaultTrainer):
         Raises:
             BadInput: the data cannot be loaded, or has another number of classes than the model.
         """
-        with dataset_errors(cfg.DATASETS.TRAIN):
+        with checked_loading(cfg.DATASETS.TRAIN, train=True, masks=cfg.MODEL.MASK_ON):
             loader = build_detection_train_loader(cfg, mapper=MaskDatasetMapper(cfg, is_train=True))
         check_dataset_files(cfg.DATASETS.TRAIN)
         check_class_counts(cfg, cfg.DATASETS.TRAIN)
@@ -74,7 +74,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         """Detectron2's loader of one dataset for inference with `MaskDatasetMapper`; raises as `build_train_loader`."""
-        with dataset_errors([dataset_name]):
+        with checked_loading([dataset_name], train=False, masks=cfg.MODEL.MASK_ON):
             loader = build_detection_test_loader(cfg, dataset_name, mapper=MaskDatasetMapper(cfg, is_train=False))
         check_dataset_files([dataset_name])
         check_class_counts(cfg, [dataset_name])

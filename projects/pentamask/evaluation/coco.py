@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from itertools import chain
 
+import pycocotools.mask as mask_util
+from detectron2.data import Metadata
 from detectron2.evaluation import COCOEvaluator
+from pycocotools.coco import COCO
 
 
 class MaskScoreCOCOEvaluator(COCOEvaluator):
@@ -11,8 +14,14 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
 
     Box AP and everything else go by `scores`. Results on disk hold "score" and "mask_score". As in centermask2's
     released code, the first instance of the data set decides whether there are mask scores. It also evaluates the
-    things of "standard" panoptic sets, at which the parent stops.
+    things of "standard" panoptic sets, at which the parent stops, and annotations that lack what can be filled in.
     """
+
+    def __init__(self, dataset_name: str, **options: object) -> None:
+        """Args: as those of `COCOEvaluator`."""
+        super().__init__(dataset_name, **options)
+        if self._do_evaluation:
+            complete_annotations(self._coco_api)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Args: as those of `COCOEvaluator.process`; "instances" may have mask_scores (n,)."""
@@ -26,6 +35,7 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         results = list(chain.from_iterable(p["instances"] for p in predictions))
+        self._number_things(results)
         wanted = self._tasks
         tasks = wanted or self._tasks_from_predictions(results)
         if not results or "mask_score" not in results[0] or "segm" not in tasks:
@@ -43,6 +53,19 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
         if "segm" in self._results:
             self._results.move_to_end("segm")
 
+    def _number_things(self, results: list[dict]) -> None:
+        """Count things from 0 without gaps, as the parent asks; panoptic sets may number stuff in between."""
+        ids = self._metadata.get("thing_dataset_id_to_contiguous_id") or {}
+        labels = {label: i for i, label in enumerate(sorted(ids.values()))}
+        if all(label == i for label, i in labels.items()):
+            return
+        for result in results:
+            result["category_id"] = labels[result["category_id"]]
+        metadata = self._metadata.as_dict()
+        metadata["thing_dataset_id_to_contiguous_id"] = {i: labels[label] for i, label in ids.items()}
+        metadata["thing_classes"] = [metadata["thing_classes"][label] for label in labels]
+        self._metadata = Metadata(**metadata)
+
     def _derive_coco_results(
         self, coco_eval: object, iou_type: str, class_names: Sequence[str] | None = None
     ) -> dict[str, float]:
@@ -51,3 +74,23 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
         if ids is not None and class_names is not None:
             class_names = [class_names[label] for label in sorted(ids.values())]
         return super()._derive_coco_results(coco_eval, iou_type, class_names)
+
+
+def complete_annotations(coco: COCO) -> None:
+    """Fill in what evaluation reads and annotations lack: "iscrowd" 0, "bbox" and "area" of the mask or of the box.
+
+    Polygons of fewer than 3 points, which pycocotools takes for boxes, are left out beside others, as in training.
+    """
+    for annotation in coco.dataset["annotations"]:
+        annotation.setdefault("iscrowd", 0)
+        masks = annotation.get("segmentation")
+        if isinstance(masks, list) and any(len(polygon) < 6 for polygon in masks):
+            annotation["segmentation"] = [polygon for polygon in masks if len(polygon) >= 6] or masks
+        if {"bbox", "area"} <= annotation.keys() or annotation["image_id"] not in coco.imgs:
+            continue
+        rle = coco.annToRLE(annotation) if masks else None
+        if "bbox" not in annotation and rle is not None:
+            annotation["bbox"] = mask_util.toBbox(rle).tolist()
+        if "area" not in annotation:
+            width, height = annotation["bbox"][2:]
+            annotation["area"] = float(mask_util.area(rle)) if rle is not None else width * height
