@@ -3,8 +3,10 @@
 import argparse
 import pickle
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +181,37 @@ def test_file_without_dictionary_is_named(tmp_path: Path, name: str) -> None:
     (write_pickle if name.endswith("pkl") else torch.save)([1, 2], tmp_path / name)
     with pytest.raises(ValueError, match=f"{name} holds a list"):
         PentamaskCheckpointer(nn.Linear(3, 2)).load(str(tmp_path / name))
+
+
+class _WantsQuery(BaseHTTPRequestHandler):
+    """Serves `content` under "/a/model.pth?dl=1" and a page of text under the bare address, as Dropbox does."""
+
+    content = b""
+
+    def do_GET(self) -> None:
+        body = self.content if self.path == "/a/model.pth?dl=1" else b"<html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_address_with_a_query_is_fetched_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    torch.save(WEIGHTS, tmp_path / "model.pth")
+    monkeypatch.setattr(_WantsQuery, "content", (tmp_path / "model.pth").read_bytes())
+    with ThreadingHTTPServer(("127.0.0.1", 0), _WantsQuery) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for _ in range(2):  # downloaded, found in the cache
+            model = nn.Linear(3, 2)
+            PentamaskCheckpointer(model).load(f"http://127.0.0.1:{server.server_port}/a/model.pth?dl=1")
+            torch.testing.assert_close(dict(model.state_dict()), WEIGHTS, rtol=0, atol=0)
+        server.shutdown()
+
+
+def test_address_that_nobody_answers() -> None:
+    with pytest.raises(FileNotFoundError, match=r"MODEL\.WEIGHTS names 'http://127\.0\.0\.1:9/m\.pth\?dl=1'"):
+        PentamaskCheckpointer(nn.Linear(3, 2)).load("http://127.0.0.1:9/m.pth?dl=1")

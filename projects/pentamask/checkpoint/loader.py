@@ -1,9 +1,11 @@
 """Reading Detectron2's, torch's and safetensors' files without running what stands in them."""
 
+import contextlib
+import os
 import pickle
 import re
 from typing import Any
-from urllib.parse import parse_qs, urlparse
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -38,6 +40,7 @@ class PentamaskCheckpointer(DetectionCheckpointer):
             CheckpointError: the file cannot be read safely, or belongs to another model.
         """
         if path:
+            path = _fetch_with_query(path)
             _check_exists(path)
         self._parsed_url_during_load = None  # left behind by a load that failed
         try:
@@ -101,6 +104,28 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
         return _unify_pickle(load_pickle(filename), filename)
     checkpoint = _read_safetensors(filename) if filename.endswith(".safetensors") else _read_torch(filename)
     return checkpoint if "model" in checkpoint else {"model": checkpoint.get("state_dict", checkpoint)}
+
+
+def _fetch_with_query(path: str) -> str:
+    """`path`, or for an address with a query, such as Dropbox's "?dl=1", the local copy of what it names.
+
+    Detectron2's checkpointer takes the query away before it downloads, and then refuses it.
+    """
+    url = urlparse(path)
+    queries = parse_qsl(url.query)
+    query = urlencode([item for item in queries if item[0] != "matching_heuristics"])
+    if url.scheme not in ("http", "https") or not query:
+        return path
+    address = url._replace(query=query).geturl()
+    try:
+        downloaded = PathManager.get_local_path(address)
+    except OSError as error:
+        raise CheckpointNotFoundError(f"MODEL.WEIGHTS names {path!r}, which cannot be fetched: {error}.") from error
+    # Under a name without "?", but not the one that the address without its query would have.
+    local = os.path.join(os.path.dirname(downloaded), f"{query}_{os.path.basename(url.path)}")
+    with contextlib.suppress(FileExistsError):
+        os.link(downloaded, local)
+    return local + ("?matching_heuristics=True" if ("matching_heuristics", "True") in queries else "")
 
 
 def _check_exists(path: str) -> None:
