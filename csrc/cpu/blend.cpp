@@ -1,4 +1,5 @@
 // Registration of the blender's CPU kernels, and their parallel loops.
+#include <algorithm>
 #include <vector>
 
 #include <ATen/Parallel.h>
@@ -45,11 +46,15 @@ void check_image_indices(const BlendArgs<T>& args) {
 }
 
 template <typename T>
+int64_t work_per_instance(const BlendArgs<T>& args) {
+  return args.maps * args.output_size * args.output_size;
+}
+
+template <typename T>
 void run_blend(const BlendArgs<T>& args, T* out) {
   check_image_indices(args);
-  at::parallel_for(0, args.instances, 1, [&](int64_t begin, int64_t end) {
-    std::vector<char> scratch(blend_scratch(args));
-    kernels<T>().blend(args, out, scratch.data(), begin, end);
+  at::parallel_for(0, args.instances, grain(work_per_instance(args)), [&](int64_t begin, int64_t end) {
+    kernels<T>().blend(args, out, begin, end);
   });
 }
 
@@ -86,17 +91,16 @@ template <typename T>
 void run_blend_backward(const BlendArgs<T>& args, const T* grad_out, T* grad_bases, T* grad_attn) {
   check_image_indices(args);
   if (grad_attn != nullptr) {
-    at::parallel_for(0, args.instances, 1, [&](int64_t begin, int64_t end) {
-      std::vector<char> scratch(blend_scratch(args));
-      kernels<T>().blend_attn_grad(args, grad_out, grad_attn, scratch.data(), begin, end);
+    at::parallel_for(0, args.instances, grain(work_per_instance(args)), [&](int64_t begin, int64_t end) {
+      kernels<T>().blend_attn_grad(args, grad_out, grad_attn, begin, end);
     });
   }
   if (grad_bases != nullptr && args.instances > 0) {
-    const int64_t parts = at::get_num_threads();
+    const int64_t worth = args.instances / grain(work_per_instance(args));
+    const int64_t parts = std::clamp<int64_t>(worth, 1, at::get_num_threads());
     const std::vector<int64_t> borders = row_bands(args, parts);
     at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-      std::vector<char> scratch(blend_scratch(args));
-      kernels<T>().blend_bases_grad(args, grad_out, grad_bases, scratch.data(), borders[begin], borders[end]);
+      kernels<T>().blend_bases_grad(args, grad_out, grad_bases, borders[begin], borders[end]);
     });
   }
 }

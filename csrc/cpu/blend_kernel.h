@@ -42,7 +42,10 @@ struct Blender {
         resize_taps(scratch, args.attn_size, args.attn_size, padded, 2 * padded / W),
         crops(scratch, maps(), args.height, args.width, padded),
         logits(scratch, maps(), args.attn_size, args.attn_size, padded),
-        shares(scratch.take<V>(maps())) {
+        shares(scratch.take<V>(maps())) {}
+
+  // What is the same for all instances.
+  void start() {
     resize.set_resize(static_cast<int32_t>(args.attn_size));
     resize_taps.set(resize);
   }
@@ -109,12 +112,23 @@ struct Blender {
 };
 
 template <typename T, int K>
-void blend_maps(const BlendArgs<T>& args, T* out, char* buffer, int64_t begin, int64_t end) {
+struct BlendSpace {
+  Blender<T, K> blender;
+  T* blended;
+
+  BlendSpace(const BlendArgs<T>& args, Scratch& scratch) : blender(args, scratch), blended(scratch.take<T>(blender.padded)) {}
+};
+
+template <typename T, int K>
+void blend_maps(const BlendArgs<T>& args, T* out, int64_t begin, int64_t end) {
   typedef Blender<T, K> B;
-  Scratch scratch{buffer};
-  B blender(args, scratch);
+  const Memory<BlendSpace<T, K>> memory(args);
+  Scratch scratch = memory.scratch();
+  BlendSpace<T, K> space(args, scratch);
+  B& blender = space.blender;
+  T* blended = space.blended;
   const int64_t count = args.output_size;
-  T* blended = scratch.take<T>(blender.padded);
+  blender.start();
   for (int64_t n = begin; n < end; ++n) {
     blender.set(n);
     for (int64_t j = 0; j < count; ++j) {
@@ -148,21 +162,38 @@ PENTAMASK_INLINE void add(T* __restrict to, const T* __restrict from, int64_t co
   }
 }
 
+// `rows`: the gradient of the horizontally resampled attention, `pitch` apart.
+template <typename T, int K>
+struct AttnGradSpace {
+  Blender<T, K> blender;
+  int64_t pitch;
+  T *grad, *rows, *row_grad;
+  Taps<T> transposed;
+
+  AttnGradSpace(const BlendArgs<T>& args, Scratch& scratch)
+      : blender(args, scratch),
+        pitch(blender.padded + 2 * kGroup),
+        grad(scratch.take<T>(blender.padded)),
+        rows(scratch.take<T>(blender.maps() * args.attn_size * pitch)),
+        row_grad(scratch.take<T>(round_up(args.attn_size, kGroup))),
+        transposed(scratch, args.output_size, pitch, round_up(args.attn_size, kGroup), 2 * args.output_size) {}
+};
+
 // grad_attn of instances [begin, end); d softmax = p * (crop - blended), then the transpose of the upsampling.
 template <typename T, int K>
-void blend_maps_attn_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_attn, char* buffer, int64_t begin, int64_t end) {
+void blend_maps_attn_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_attn, int64_t begin, int64_t end) {
   typedef Blender<T, K> B;
   constexpr int W = B::W;
-  Scratch scratch{buffer};
-  B blender(args, scratch);
-  const int64_t size = args.attn_size, count = args.output_size, pitch = blender.padded + 2 * kGroup;
-  T* grad = scratch.take<T>(blender.padded);
-  T* rows = scratch.take<T>(blender.maps() * size * pitch);
-  T* row_grad = scratch.take<T>(round_up(size, kGroup));
-  Taps<T> transposed(scratch, count, pitch, round_up(size, kGroup), 2 * count);
+  const Memory<AttnGradSpace<T, K>> memory(args);
+  Scratch scratch = memory.scratch();
+  AttnGradSpace<T, K> space(args, scratch);
+  B& blender = space.blender;
+  Taps<T>& transposed = space.transposed;
+  T *grad = space.grad, *rows = space.rows, *row_grad = space.row_grad;
+  const int64_t size = args.attn_size, count = args.output_size, pitch = space.pitch;
+  blender.start();
   int64_t outputs;
   const int64_t first = transposed.set_transposed(blender.resize, &outputs);
-  fill(grad, blender.padded, T(0));
   for (int64_t n = begin; n < end; ++n) {
     blender.set(n);
     fill(rows, blender.maps() * size * pitch, T(0));
@@ -195,20 +226,23 @@ void blend_maps_attn_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_a
 template <typename T>
 struct RowScatter {
   const BlendArgs<T>& args;
-  int64_t begin, end;  // rows of all images; only these are written
+  int64_t begin = 0, end = 0;  // rows of all images; only these are written
   int64_t pitch, first = 0, outputs = 0, rows_held[2] = {-1, -1};
   Taps<T> transposed;
-  T *rows, *pixels, *grad_bases;
+  T *rows, *pixels, *grad_bases = nullptr;
 
-  RowScatter(const BlendArgs<T>& args, Scratch& scratch, T* grad_bases, int64_t begin, int64_t end)
+  RowScatter(const BlendArgs<T>& args, Scratch& scratch)
       : args(args),
-        begin(begin),
-        end(end),
         pitch(round_up(args.output_size, kGroup) + 2 * kGroup),
         transposed(scratch, args.output_size, pitch, round_up(args.width, kGroup), 2 * args.output_size),
         rows(scratch.take<T>(2 * args.maps * pitch)),
-        pixels(scratch.take<T>(round_up(args.width, kGroup))),
-        grad_bases(grad_bases) {}
+        pixels(scratch.take<T>(round_up(args.width, kGroup))) {}
+
+  void start(T* to, int64_t first_row, int64_t last_row) {
+    grad_bases = to;
+    begin = first_row;
+    end = last_row;
+  }
 
   void set(const Axis<T>& x) {
     first = transposed.set_transposed(x, &outputs);
@@ -237,17 +271,30 @@ struct RowScatter {
   }
 };
 
+template <typename T, int K>
+struct BasesGradSpace {
+  Blender<T, K> blender;
+  T* grad;
+  RowScatter<T> scatter;
+
+  BasesGradSpace(const BlendArgs<T>& args, Scratch& scratch)
+      : blender(args, scratch), grad(scratch.take<T>(blender.padded)), scatter(args, scratch) {}
+};
+
 // grad_bases, rows [begin, end) of all images: every row has one owner and adds its instances in order, so the sum does not
 // depend on the number of threads.
 template <typename T, int K>
-void blend_maps_bases_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_bases, char* buffer, int64_t begin, int64_t end) {
+void blend_maps_bases_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_bases, int64_t begin, int64_t end) {
   typedef Blender<T, K> B;
-  Scratch scratch{buffer};
-  B blender(args, scratch);
+  const Memory<BasesGradSpace<T, K>> memory(args);
+  Scratch scratch = memory.scratch();
+  BasesGradSpace<T, K> space(args, scratch);
+  B& blender = space.blender;
+  RowScatter<T>& scatter = space.scatter;
+  T* grad = space.grad;
   const int64_t count = args.output_size;
-  T* grad = scratch.take<T>(blender.padded);
-  RowScatter<T> scatter(args, scratch, grad_bases, begin, end);
-  fill(grad, blender.padded, T(0));
+  blender.start();
+  scatter.start(grad_bases, begin, end);
   for (int64_t n = 0; n < args.instances; ++n) {
     bool started = false;
     blender.set_rows(n);
@@ -281,20 +328,20 @@ void blend_maps_bases_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_
 
 // The kernels, with the released models' four maps made constant.
 template <typename T>
-void blend(const BlendArgs<T>& args, T* out, char* scratch, int64_t begin, int64_t end) {
-  args.maps == 4 ? blend_maps<T, 4>(args, out, scratch, begin, end) : blend_maps<T, 0>(args, out, scratch, begin, end);
+void blend(const BlendArgs<T>& args, T* out, int64_t begin, int64_t end) {
+  args.maps == 4 ? blend_maps<T, 4>(args, out, begin, end) : blend_maps<T, 0>(args, out, begin, end);
 }
 
 template <typename T>
-void blend_attn_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_attn, char* scratch, int64_t begin, int64_t end) {
-  args.maps == 4 ? blend_maps_attn_grad<T, 4>(args, grad_out, grad_attn, scratch, begin, end)
-                 : blend_maps_attn_grad<T, 0>(args, grad_out, grad_attn, scratch, begin, end);
+void blend_attn_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_attn, int64_t begin, int64_t end) {
+  args.maps == 4 ? blend_maps_attn_grad<T, 4>(args, grad_out, grad_attn, begin, end)
+                 : blend_maps_attn_grad<T, 0>(args, grad_out, grad_attn, begin, end);
 }
 
 template <typename T>
-void blend_bases_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_bases, char* scratch, int64_t begin, int64_t end) {
-  args.maps == 4 ? blend_maps_bases_grad<T, 4>(args, grad_out, grad_bases, scratch, begin, end)
-                 : blend_maps_bases_grad<T, 0>(args, grad_out, grad_bases, scratch, begin, end);
+void blend_bases_grad(const BlendArgs<T>& args, const T* grad_out, T* grad_bases, int64_t begin, int64_t end) {
+  args.maps == 4 ? blend_maps_bases_grad<T, 4>(args, grad_out, grad_bases, begin, end)
+                 : blend_maps_bases_grad<T, 0>(args, grad_out, grad_bases, begin, end);
 }
 
 }  // namespace PENTAMASK_ISA

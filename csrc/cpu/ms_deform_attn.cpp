@@ -18,9 +18,6 @@ namespace {
 
 using at::Tensor;
 
-// Fewer (image, head, query) triples than this are not worth a second thread.
-constexpr int64_t kGrain = 128;
-
 // The inputs in the type that sums run in, contiguous; 16 bit inputs are widened once.
 struct DeformAttnInputs {
   Tensor value, shapes, starts, locations, weights;
@@ -105,7 +102,7 @@ class PackedHeads {
 
   // Heads [first, first + slots) into the slots, and their gradients to zero.
   void load(int64_t first, int64_t slots) const {
-    at::parallel_for(0, slots * args_.tokens, kGrain, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, slots * args_.tokens, grain(args_.channels), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const T* from = args_.value + row_of(first + i / args_.tokens, i % args_.tokens);
         std::copy(from, from + args_.channels, value_.get() + i * args_.channels);
@@ -117,7 +114,7 @@ class PackedHeads {
   }
 
   void store_grad(int64_t first, int64_t slots, T* to) const {
-    at::parallel_for(0, slots * args_.tokens, kGrain, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, slots * args_.tokens, grain(args_.channels), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const T* from = grad(0) + i * args_.channels;
         std::copy(from, from + args_.channels, to + row_of(first + i / args_.tokens, i % args_.tokens));
@@ -161,12 +158,12 @@ template <typename T>
 void run(const DeformAttnArgs<T>& args, T* out) {
   const PointLevelTable<T> table(args);
   const std::vector<T> zeros(args.channels);
-  const int64_t pairs = args.batch * args.heads;
+  const int64_t pairs = args.batch * args.heads, work = grain(args.levels * args.points * args.channels);
   const auto attend = [&](const HeadRows<T>& head, int64_t begin, int64_t end) {
     kernels<T>().ms_deform_attn(args, table.view(), head, out, begin, end);
   };
   if (!PackedHeads<T>::worth(args)) {
-    at::parallel_for(0, pairs * args.queries, kGrain, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, pairs * args.queries, work, [&](int64_t begin, int64_t end) {
       for (int64_t next; begin < end; begin = next) {
         const int64_t pair = begin / args.queries, first = pair * args.queries;
         next = std::min(end, first + args.queries);
@@ -178,7 +175,7 @@ void run(const DeformAttnArgs<T>& args, T* out) {
   const PackedHeads<T> packed(args, 1, false);
   for (int64_t pair = 0; pair < pairs; ++pair) {
     packed.load(pair, 1);
-    at::parallel_for(0, args.queries, kGrain, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, args.queries, work, [&](int64_t begin, int64_t end) {
       attend({pair / args.heads, pair % args.heads, packed.value(0), nullptr, args.channels, zeros.data(), nullptr}, begin, end);
     });
   }
@@ -201,7 +198,7 @@ void run_backward(const DeformAttnArgs<T>& args, const DeformAttnGrads<T>& grads
   const int64_t pairs = args.batch * args.heads, threads = at::get_num_threads();
   // Levels [begin, end) of the pairs from `first` on; a thread takes neighbouring levels of a pair together.
   const auto spread = [&](int64_t count, const auto& head_of) {
-    at::parallel_for(0, count * args.levels, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, count * args.levels, grain(args.queries * args.points * args.channels), [&](int64_t begin, int64_t end) {
       std::vector<T> trash(args.channels);
       for (int64_t next; begin < end; begin = next) {
         const int64_t pair = begin / args.levels, first = pair * args.levels;

@@ -62,8 +62,7 @@ class Taps {
     pairs_ = scratch.take<int32_t>(entries);
     offset_ = scratch.take<Lane<T>>(entries * W);
     weight_ = scratch.take<T>(entries * W);
-    copy_ = scratch.take<T>(inputs + 4 * W);
-    fill(copy_, inputs + 4 * W, T(0));
+    copy_ = scratch.take<T>(inputs + 4 * W);  // the zeros behind the row stay
   }
 
   // Every output has two taps, or none where it lies outside.

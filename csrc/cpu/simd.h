@@ -96,17 +96,44 @@ PENTAMASK_INLINE Vector<T, W> odd_lanes(Vector<T, W> a, Vector<T, W> b) {
   return shuffle<T, W>(a, b, lanes);
 }
 
-// Hands out aligned pieces of a scratch buffer.
+// Hands out aligned pieces of memory. Begun at address 0 it has none, and counts what the same calls would take.
 struct Scratch {
-  char* next;
+  uintptr_t next = 0;
 
   template <typename U>
   U* take(int64_t count) {
-    next = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(next) + 63) / 64 * 64);
+    next = (next + 63) / 64 * 64;
     U* piece = reinterpret_cast<U*>(next);
     next += count * sizeof(U);
     return piece;
   }
+};
+
+// The memory that a `Workspace` takes, zeroed. Its constructor, (args, Scratch&), must take memory and not touch it: it runs
+// once to count, and once more where the kernel makes the real one.
+template <typename Workspace>
+class Memory {
+ public:
+  template <typename Args>
+  explicit Memory(const Args& args) {
+    Scratch counter;
+    const Workspace counted(args, counter);
+    const uintptr_t bytes = counter.next + 63;  // for the address to begin at
+    begin_ = ::operator new(bytes);
+    __builtin_memset(begin_, 0, bytes);
+  }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory() {
+    ::operator delete(begin_);
+  }
+
+  Scratch scratch() const {
+    return {reinterpret_cast<uintptr_t>(begin_)};
+  }
+
+ private:
+  void* begin_;
 };
 
 template <typename T>

@@ -22,12 +22,15 @@ SpatialAttentionArgs<T> arguments(const Tensor& input, const Tensor& weight) {
 }
 
 template <typename T>
+int64_t work_per_roi(const SpatialAttentionArgs<T>& args) {
+  return args.height * args.width * (args.channels + 2 * args.kernel * args.kernel);
+}
+
+template <typename T>
 void run(const SpatialAttentionArgs<T>& args, const Tensor& out, const Tensor& gate, const Tensor& argmax) {
   int64_t* winners = argmax.dim() == 1 ? nullptr : argmax.mutable_data_ptr<int64_t>();
-  at::parallel_for(0, args.batch, 1, [&](int64_t begin, int64_t end) {
-    std::vector<char> scratch(spatial_attention_scratch(args));
-    kernels<T>().spatial_attention(
-        args, out.mutable_data_ptr<T>(), gate.mutable_data_ptr<T>(), winners, scratch.data(), begin, end);
+  at::parallel_for(0, args.batch, grain(work_per_roi(args)), [&](int64_t begin, int64_t end) {
+    kernels<T>().spatial_attention(args, out.mutable_data_ptr<T>(), gate.mutable_data_ptr<T>(), winners, begin, end);
   });
 }
 
@@ -49,11 +52,10 @@ std::tuple<Tensor, Tensor, Tensor> spatial_attention_forward(const Tensor& input
 template <typename T>
 void run_backward(
     const SpatialAttentionArgs<T>& args, const Tensor& grad, const Tensor& gate, const Tensor& argmax, T* grad_input, T* grad_weights) {
-  at::parallel_for(0, args.batch, 1, [&](int64_t begin, int64_t end) {
-    std::vector<char> scratch(spatial_attention_scratch(args));
+  at::parallel_for(0, args.batch, grain(work_per_roi(args)), [&](int64_t begin, int64_t end) {
     kernels<T>().spatial_attention_grad(
         args, grad.const_data_ptr<T>(), gate.const_data_ptr<T>(), argmax.const_data_ptr<int64_t>(), grad_input, grad_weights,
-        scratch.data(), begin, end);
+        begin, end);
   });
 }
 

@@ -6,7 +6,7 @@
 namespace pentamask {
 namespace PENTAMASK_ISA {
 
-// Maps of one RoI. `mean`, `peak` and `slope` have a border of kernel / 2 zeros, for the convolution; what it gives,
+// Maps of one RoI. `mean`, `peak` and `slope` have a border of kernel / 2 zeros, which stay, for the convolution; what it gives,
 // `conv`, has rows as long as theirs, with anything behind the first `width`.
 template <typename T>
 struct AttentionMaps {
@@ -22,9 +22,6 @@ struct AttentionMaps {
     mean = scratch.take<T>(padded);
     peak = scratch.take<T>(padded);
     slope = scratch.take<T>(padded);
-    fill(mean, padded, T(0));
-    fill(peak, padded, T(0));
-    fill(slope, padded, T(0));
     conv = scratch.take<T>(padded);
     gate = scratch.take<T>(pixels);
     sum = scratch.take<T>(pixels);
@@ -152,8 +149,9 @@ void reduce_channels(const SpatialAttentionArgs<T>& args, const T* input, bool w
 // out = input * gate for RoIs [begin, end). gate [batch, pixels] and argmax [batch, pixels] may be null.
 template <typename T>
 void spatial_attention(
-    const SpatialAttentionArgs<T>& args, T* out, T* gate, int64_t* argmax, char* buffer, int64_t begin, int64_t end) {
-  Scratch scratch{buffer};
+    const SpatialAttentionArgs<T>& args, T* out, T* gate, int64_t* argmax, int64_t begin, int64_t end) {
+  const Memory<AttentionMaps<T>> memory(args);
+  Scratch scratch = memory.scratch();
   AttentionMaps<T> maps(args, scratch);
   const int64_t pixels = maps.pixels, taps = args.kernel * args.kernel;
   for (int64_t n = begin; n < end; ++n) {
@@ -248,8 +246,9 @@ void write_grad_input(
 template <typename T>
 void spatial_attention_grad(
     const SpatialAttentionArgs<T>& args, const T* grad_out, const T* gate, const int64_t* argmax, T* grad_input, T* grad_weight,
-    char* buffer, int64_t begin, int64_t end) {
-  Scratch scratch{buffer};
+    int64_t begin, int64_t end) {
+  const Memory<AttentionMaps<T>> memory(args);
+  Scratch scratch = memory.scratch();
   AttentionMaps<T> maps(args, scratch);
   const int64_t pixels = maps.pixels, channels = args.channels, taps = args.kernel * args.kernel;
   for (int64_t n = begin; n < end; ++n) {
