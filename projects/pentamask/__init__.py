@@ -1,6 +1,13 @@
 """pentamask: five mask papers as Detectron2 plugins. Importing it registers models and the names of generated data."""
 
+import os
+
 __version__ = "0.1.0"
+
+# OpenMP asks once, when torch is loaded. A training step enters about a thousand short parallel regions, and by default
+# a thread that has done its part spins until the others have: beside any other work it takes the cores that these need,
+# and a step takes ten times as long and more. Child processes inherit the setting.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 try:
     import detectron2.modeling  # noqa: F401  (also needs torch and torchvision)
@@ -30,6 +37,7 @@ from pentamask.common import report_taken_names
 from pentamask.config import add_pentamask_config
 from pentamask.data.person_in_context import register_person_in_context
 from pentamask.data.shapes import register_shapes
+from pentamask.evaluation.flops import register_flop_handles
 from pentamask.panoptic_segformer import add_panoptic_segformer_config
 from pentamask.plugin import load_foreign_plugins
 from pentamask.yolact import add_yolact_config
@@ -37,6 +45,7 @@ from pentamask.yolact import add_yolact_config
 register_person_in_context()
 register_shapes()
 register_checkpoint_handler()
+register_flop_handles()
 report_taken_names()
 load_foreign_plugins()
 

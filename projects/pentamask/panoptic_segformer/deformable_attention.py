@@ -30,7 +30,7 @@ class Memory:
         """Image `n` without its padding: tokens (S', C) and shapes of the first `num_levels` levels."""
         tokens, shapes, start = [], [], 0
         for (h, w), (columns, rows) in zip(self.shapes[:num_levels], self.valid_ratios[n].tolist()):
-            shapes.append((round(rows * h), round(columns * w)))
+            shapes.append((round(rows * int(h)), round(columns * int(w))))  # tensors while the model is traced
             level = self.tokens[n, start : start + h * w].unflatten(0, (h, w))
             tokens.append(level[: shapes[-1][0], : shapes[-1][1]].flatten(0, 1))
             start += h * w

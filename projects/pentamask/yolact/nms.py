@@ -53,7 +53,7 @@ def fast_nms(
         # The classes share the boxes' overlaps and differ only in the order: of a pair, the one that is later goes. If
         # it is within the top-k, the other is so, too.
         for first, second in _overlapping_pairs(boxes, iou_threshold):
-            keep.scatter_(1, torch.where(rank[:, first] > rank[:, second], first, second), False)
+            keep.scatter_(1, torch.where(rank[:, first] > rank[:, second], first, second), 0)
     classes, index = keep.nonzero(as_tuple=True)
     scores, by_score = scores[classes, index].sort(descending=True, stable=True)
     return index[by_score], classes[by_score], scores
