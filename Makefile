@@ -1,17 +1,21 @@
 # Every target sets up what it needs in .venv by itself; a second run starts at once.
 # The stamps lie inside .venv, so deleting that folder starts over. Another Python: make PYTHON=python3.12 test
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-warn-conflicts -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-warn-conflicts -c $(CONSTRAINTS)
 PACKAGES := torch torchvision numpy scipy shapely pillow opencv-python-headless matplotlib pycocotools fvcore iopath omegaconf \
-    hydra-core yacs tabulate cloudpickle tqdm tensorboard protobuf termcolor black packaging setuptools ninja safetensors pytest
+    hydra-core yacs tabulate cloudpickle tqdm tensorboard protobuf termcolor black packaging 'setuptools>=70.1' ninja safetensors pytest
 # Detectron2 in the package index: pure Python, but its wheel is tagged for one Python and asks for numpy < 2, as
 # panopticapi does; both work with numpy 2, so they are unpacked without their requirements.
 UNPACKED := --no-deps --only-binary=:all: --python-version 3.10 --implementation cp --abi none --upgrade \
     --target $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") sal-detectron2 panopticapi-lite
 
-.PHONY: demo test lint cuda asan model-zoo
+# Threads that wait sleep, whatever imports torch first; see projects/pentamask/__init__.py.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test lint cuda asan model-zoo versions
 
 demo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.train_demo
@@ -34,15 +38,19 @@ asan: $(VENV)/.built
 model-zoo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.list_models > MODEL_ZOO.md
 
+# Installs, tests and trains with other versions of Python and PyTorch, each in an environment of its own: see dev/versions.py.
+versions: $(VENV)/.packages
+	$(BIN)/python dev/versions.py
+
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.lint: $(VENV)/.venv constraints.txt
+$(VENV)/.lint: $(VENV)/.venv $(CONSTRAINTS)
 	@$(PIP) ruff
 	@touch $@
 
-$(VENV)/.packages: $(VENV)/.venv constraints.txt
+$(VENV)/.packages: $(VENV)/.venv $(CONSTRAINTS)
 	@echo "Installing PyTorch, Detectron2 and their requirements in $(VENV): this takes some minutes, once."
 	@$(PIP) $(PACKAGES)
 	@$(PIP) $(UNPACKED)

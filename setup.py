@@ -6,13 +6,20 @@ without a GPU, and a missing toolkit is then an error; TORCH_CUDA_ARCH_LIST choo
 """
 
 import glob
+import importlib.util
 import os
+import re
 import shutil
+import subprocess
+import sys
 
+import setuptools
 from setuptools import find_packages, setup
 
+# The C++ standard is not among the flags: torch's build command adds the one that its headers need, for nvcc as well.
 # Neither errno nor floating-point traps are read; with both off, compilers vectorise floor, min/max and float -> int.
-HOST_FLAGS = ["-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
+HOST_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
+LIMITED_API = ["-DPy_LIMITED_API=0x030A0000"]  # Python 3.10's: one binary for that and every later one
 
 
 def asked(*names: str) -> bool:
@@ -38,9 +45,6 @@ def cuda_toolkit() -> str | None:
 
 def same_major(toolkit: str, version: str) -> bool:
     """Whether the nvcc in `toolkit` has the major version of the CUDA that torch was built with."""
-    import re
-    import subprocess
-
     nvcc = os.path.join(toolkit, "bin", "nvcc")
     output = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
     release = re.search(r"release (\d+)\.", output)
@@ -63,28 +67,62 @@ def set_architectures() -> None:
     os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
 
 
-def get_extensions() -> tuple[list, dict]:
-    """The compiled ops and the build command for them; nothing when the user or the environment rules them out."""
-    sources = sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/cpu/*.cpp"))
-    if not sources or asked("PENTAMASK_NO_EXTENSION"):
-        return [], {}
+def check_setuptools() -> None:
+    """A readable line where pip and setuptools would end in "invalid command 'bdist_wheel'"."""
+    found = setuptools.__version__
+    release = re.match(r"(\d+)\.(\d+)", found)
+    if release is not None and (int(release[1]), int(release[2])) < (70, 1):
+        raise SystemExit(f"pentamask needs setuptools >= 70.1 to be built, found {found}: pip install -U setuptools")
+
+
+def has_torch() -> bool:
+    """Whether the ops can be compiled. Without torch only an sdist can be made, and `egg_info` on the way to one."""
+    found = importlib.util.find_spec("torch") is not None
+    if not found and not {"sdist", "egg_info"} & set(sys.argv):
+        raise SystemExit(
+            "pentamask's operators are compiled for the installed PyTorch, and none is found here: install it and use "
+            "`pip install --no-build-isolation .`, or set PENTAMASK_NO_EXTENSION=1 to do without the operators."
+        )
+    return found
+
+
+def link_flags() -> list[str]:
+    """What links OpenMP, where torch does not bring it.
+
+    GCC's runtime comes with libtorch_cpu, sometimes under a name of its own. Naming it again would load a second one,
+    whose idle threads take the cores from the first's.
+    """
+    compiler = os.environ.get("CXX", "c++")
+    version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, check=False).stdout
+    return ["-fopenmp"] if "clang" in version else []
+
+
+def get_extensions() -> dict:
+    """The compiled ops and how to build them, as arguments of `setup`; none when the environment rules them out."""
+    if asked("PENTAMASK_NO_EXTENSION") or not has_torch():
+        return {}
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    flags, extension = {"cxx": HOST_FLAGS}, CppExtension
+    sources = sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/cpu/*.cpp"))
+    flags, extension = {"cxx": HOST_FLAGS + LIMITED_API}, CppExtension
     if cuda_toolkit() is not None:
         set_architectures()
         sources += sorted(glob.glob("csrc/cuda/*.cu") + glob.glob("csrc/cuda/*.cpp"))
-        flags["nvcc"], extension = ["-O3", "-std=c++17"], CUDAExtension
+        flags["nvcc"], extension = ["-O3"], CUDAExtension
     headers = sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/**/*.cuh", recursive=True))
     module = extension(
         "pentamask._C",
         sources,
         depends=headers,
         extra_compile_args=flags,
-        extra_link_args=["-fopenmp"],
+        extra_link_args=link_flags(),
         py_limited_api=True,
     )
-    return [module], {"build_ext": BuildExtension}
+    return {
+        "ext_modules": [module],
+        "cmdclass": {"build_ext": BuildExtension},
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+    }
 
 
 def link_configs() -> None:
@@ -100,8 +138,8 @@ def link_configs() -> None:
         shutil.copytree("configs", link)
 
 
+check_setuptools()
 link_configs()
-ext_modules, cmdclass = get_extensions()
 setup(
     name="pentamask",
     version="0.1.0",
@@ -115,7 +153,6 @@ setup(
         "pentamask.configs": ["*/*.yaml", "*/*/*.yaml", "*/*.py", "*/*/*.py"],
         "pentamask": ["py.typed", "*/README.md"],
     },
-    ext_modules=ext_modules,
-    cmdclass=cmdclass,
     zip_safe=False,
+    **get_extensions(),
 )

@@ -5,11 +5,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from setuptools import Distribution
 
 import pentamask
 
@@ -37,30 +37,19 @@ def run(*command: str, **environment: str) -> str:
     return done.stdout
 
 
-def build_wheel(folder: Path, **environment: str) -> Path:
-    """A wheel made from a copy of the sources, which is deleted afterwards.
+def python_without_torch(folder: Path) -> dict[str, str]:
+    """The environment in which `python -S` finds setuptools and nothing else."""
+    purelib = Path(sysconfig.get_path("purelib"))
+    for path in (purelib / "_distutils_hack", *purelib.glob("setuptools*")):
+        (folder / path.name).symlink_to(path)
+    return {"PYTHONPATH": str(folder)}
 
-    The operators that the checkout has compiled already count as up to date, which saves minutes. PyTorch's build
-    command would compile them regardless if it had ninja, so it gets one that does not work.
-    """
-    source = folder / "checkout"
-    source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("projects", "configs", "csrc"):
-        ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
-    build = Distribution().get_command_obj("build")
-    build.ensure_finalized()
-    for library in (ROOT / "projects" / "pentamask").glob("_C*.so"):
-        compiled = source / build.build_platlib / "pentamask" / library.name
-        compiled.parent.mkdir(parents=True)
-        shutil.copyfile(library, compiled)
-    ninja = folder / "bin" / "ninja"
-    ninja.parent.mkdir()
-    ninja.write_text("#!/bin/sh\nexit 1\n")
-    ninja.chmod(0o755)
-    environment["PATH"] = os.pathsep.join([str(ninja.parent), os.environ["PATH"]])
+
+def build_wheel(sdist: Path, folder: Path, **environment: str) -> Path:
+    """A wheel made from the sdist, whose unpacked files are deleted afterwards."""
+    with tarfile.open(sdist) as packed:
+        packed.extractall(folder)
+    source = next(path for path in folder.iterdir() if path.is_dir())
     pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", str(folder))
     run(*pip, str(source), **environment)
     shutil.rmtree(source)
@@ -80,9 +69,55 @@ def use_wheel(wheel: Path, folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel with the operators compiled for the CPU."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"), PENTAMASK_FORCE_CPU="1", PENTAMASK_NO_EXTENSION="0")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, made from a copy of the checkout where neither PyTorch nor CUDA is."""
+    folder = tmp_path_factory.mktemp("sdist")
+    made = (".git", ".venv", "build", "output", "*.so", "*.egg-info", "__pycache__", ".*_cache")
+    ignored = shutil.ignore_patterns(*made)
+    shutil.copytree(ROOT, folder / "checkout", symlinks=True, ignore=ignored)
+    environment = os.environ | python_without_torch(folder)
+    command = (sys.executable, "-S", "setup.py", "-q", "sdist", "-d", str(folder))
+    subprocess.run(command, cwd=folder / "checkout", env=environment, check=True)
+    return next(folder.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel with the operators, compiled from the sdist for the CPU."""
+    return build_wheel(sdist, tmp_path_factory.mktemp("wheel"), PENTAMASK_FORCE_CPU="1", PENTAMASK_NO_EXTENSION="0")
+
+
+def test_sdist_is_the_whole_repository(sdist: Path) -> None:
+    with tarfile.open(sdist) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    assert {path.name for path in ROOT.glob("*.*") if path.is_file() and path.name != ".git"} <= names
+    assert {"Makefile", "LICENSE", ".ci/run"} <= names
+    for folder in ("csrc", "configs", "tests", "dev", "benchmarks", "docs", "projects"):
+        files = [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        kept = {path.relative_to(ROOT).as_posix() for path in files if path.suffix != ".so"}
+        assert {name for name in kept - names if ".egg-info/" not in name} == set()
+    assert "csrc/cuda/blend_kernel.cu" in names
+    assert not any(name.startswith("projects/pentamask/configs") or name.endswith(".so") for name in names)
+
+
+def run_setup(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    """`setup.py` under a Python that sees the packages of PYTHONPATH only."""
+    done = (sys.executable, "-S", "setup.py", *command)
+    return subprocess.run(done, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def test_build_without_torch_is_one_line(tmp_path: Path) -> None:
+    done = run_setup("dist_info", **python_without_torch(tmp_path), PENTAMASK_NO_EXTENSION="0")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "pip install --no-build-isolation ." in done.stderr and "PENTAMASK_NO_EXTENSION=1" in done.stderr
+
+
+@pytest.mark.parametrize("version", ["65.5.0", "70.0.0"])
+def test_build_with_an_old_setuptools_is_one_line(version: str, tmp_path: Path) -> None:
+    (tmp_path / "setuptools.py").write_text(f"__version__ = {version!r}\nfind_packages = setup = None\n")
+    done = run_setup("bdist_wheel", PYTHONPATH=str(tmp_path), PENTAMASK_NO_EXTENSION="1")
+    line = f"pentamask needs setuptools >= 70.1 to be built, found {version}: pip install -U setuptools\n"
+    assert (done.returncode, done.stderr) == (1, line)
 
 
 def test_wheel_contains_the_whole_package(wheel: Path) -> None:
@@ -92,7 +127,8 @@ def test_wheel_contains_the_whole_package(wheel: Path) -> None:
     assert {path.relative_to(projects).as_posix() for path in sources} <= packed
     configs = [path for path in (ROOT / "configs").rglob("*") if path.suffix in (".py", ".yaml")]
     assert {f"pentamask/configs/{path.relative_to(ROOT / 'configs')}" for path in configs} <= packed
-    assert any(name.startswith("pentamask/_C") and name.endswith(".so") for name in packed)
+    assert "pentamask/_C.abi3.so" in packed
+    assert wheel.name.split("-")[2:4] == ["cp310", "abi3"]  # any Python from 3.10 on
     assert all(name.startswith(("pentamask/", "pentamask-")) for name in packed)
 
 
@@ -100,8 +136,9 @@ def test_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     assert use_wheel(wheel, tmp_path) == "compiled"
 
 
-def test_wheel_without_compiler_works(tmp_path: Path) -> None:
-    wheel = build_wheel(tmp_path, PENTAMASK_NO_EXTENSION="1")
+def test_wheel_without_compiler_works(sdist: Path, tmp_path: Path) -> None:
+    wheel = build_wheel(sdist, tmp_path, PENTAMASK_NO_EXTENSION="1")
+    assert wheel.name.endswith("-py3-none-any.whl")
     assert not any(name.endswith(".so") for name in ZipFile(wheel).namelist())
     assert use_wheel(wheel, tmp_path) == "plain"
 
