@@ -17,8 +17,9 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import GeneralizedRCNN, build_model
 
 from pentamask import add_pentamask_config, model_zoo
-from pentamask.centermask import CenterMask
+from pentamask.centermask import CenterMask, PanopticCenterMask
 from pentamask.engine.load_config import load_config
+from pentamask.plugin import find_model_class
 
 FILES = {
     f"{folder}/{name}": group["common"] | settings
@@ -114,9 +115,10 @@ def test_yaml_with_base_by_every_way_of_loading(
         cfg = load_config(authors_yaml, ["MODEL.FCOS.NUM_CLASSES", "7"])
     assert cfg.MODEL.META_ARCHITECTURE == "PanopticCenterMask" and cfg.MODEL.FCOS.NUM_CLASSES == 7
     assert [record.getMessage() for record in caplog.records if record.name.startswith("pentamask")] == [
-        "A config of the authors, with MODEL.META_ARCHITECTURE PanopticFPN, MODEL.PROPOSAL_GENERATOR.NAME FCOS, "
-        "MODEL.ROI_HEADS.NAME CenterROIHeads: building PanopticCenterMask."
+        "This config is written for the authors' code: its MODEL.META_ARCHITECTURE PanopticFPN is "
+        "PanopticCenterMask here."
     ]
+    assert find_model_class(plain) is PanopticCenterMask
     from_zoo = model_zoo.get_config(authors_yaml)
     assert from_zoo.MODEL.META_ARCHITECTURE == "PanopticCenterMask"
     assert state_shapes(plain) == state_shapes(from_zoo)

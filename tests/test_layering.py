@@ -68,7 +68,7 @@ def is_allowed(importer: str, name: str) -> bool:
         return True
     imported = parts[1]
     if importer == "config":
-        return parts[2:3] == ["config"] or imported in ("plugin", "common", "solver")
+        return parts[2:3] == ["config"] or imported in ("plugin", "solver")
     if imported in ROOTS or imported not in set().union(*LAYERS):  # pentamask.config, pentamask.__version__
         return layer(importer) < layer("blendmask")
     if importer == "ops":

@@ -3,12 +3,10 @@
 import logging
 
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
 
 from pentamask.backbones.config import add_backbone_config
-from pentamask.common import get_key
 from pentamask.data.config import add_data_config
-from pentamask.plugin import declared, registered_models
+from pentamask.plugin import declared, find_authors_model, registered_models
 from pentamask.solver import add_solver_config
 
 
@@ -31,10 +29,12 @@ def translate_config(cfg: CfgNode) -> None:
     Args:
         cfg: changed in place where all of a plugin's `authors_names` hold.
     """
-    for name, model_class in META_ARCH_REGISTRY:
-        theirs = declared(model_class, "authors_names")
-        if theirs and all(get_key(cfg, key) == value for key, value in theirs.items()):
-            cfg.MODEL.META_ARCHITECTURE = name
-            settings = ", ".join(f"{key} {value}" for key, value in theirs.items())
-            logging.getLogger(__name__).info("A config of the authors, with %s: building %s.", settings, name)
-            return
+    name = find_authors_model(cfg)
+    if name is not None:
+        theirs = cfg.MODEL.META_ARCHITECTURE
+        cfg.MODEL.META_ARCHITECTURE = name
+        logging.getLogger(__name__).info(
+            "This config is written for the authors' code: its MODEL.META_ARCHITECTURE %s is %s here.",
+            theirs,
+            name,
+        )

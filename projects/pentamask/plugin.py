@@ -17,6 +17,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
+from pentamask.common import get_key
+
 if TYPE_CHECKING:
     from pentamask.checkpoint.key_map import KeyRules
     from pentamask.data.targets import TargetMaker
@@ -98,7 +100,7 @@ class Plugin:
         supports_tta: whether Detectron2's `GeneralizedRCNNWithTTA` can run the model.
         releases: what the model zoo lists.
         authors_names: the config keys, and their values, by which files of the authors name this model; where they
-            all hold, `translate_config` makes MODEL.META_ARCHITECTURE the registered name.
+            all hold, the tools build the registered class.
     """
 
     add_config: Callable[[CfgNode], None] = staticmethod(lambda cfg: None)
@@ -121,13 +123,26 @@ class Plugin:
 
 
 def find_model_class(cfg: CfgNode | DictConfig) -> type | None:
-    """The class of the model that a CfgNode (MODEL.META_ARCHITECTURE) or a LazyConfig (`model._target_`) names."""
+    """The class of the model that a config describes.
+
+    A CfgNode names it by MODEL.META_ARCHITECTURE, or as its authors did (`find_authors_model`), a LazyConfig by
+    `model._target_`.
+    """
     if isinstance(cfg, CfgNode):
-        name = cfg.MODEL.META_ARCHITECTURE
+        name = find_authors_model(cfg) or cfg.MODEL.META_ARCHITECTURE
         return META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
     target = cfg.model.get("_target_")
     found = locate(target) if isinstance(target, str) else target
     return found if isinstance(found, type) else None
+
+
+def find_authors_model(cfg: CfgNode) -> str | None:
+    """The registered name of the plugin whose `authors_names` all hold in `cfg`, None if there is none."""
+    for name, model_class in META_ARCH_REGISTRY:
+        theirs = declared(model_class, "authors_names")
+        if theirs and all(get_key(cfg, key) == value for key, value in theirs.items()):
+            return name
+    return None
 
 
 def declared(model_class: type | None, name: str) -> Any:
