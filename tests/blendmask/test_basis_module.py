@@ -49,6 +49,12 @@ def test_stride_and_classes_follow_from_the_rest(tiny_cfg):
     assert Blender(tiny_cfg, shapes).spatial_scale == 0.5
     tiny_cfg.MODEL.BASIS_MODULE.NUM_CLASSES = 80
     assert BasisModule(tiny_cfg, shapes).seg_head[-1].out_channels == 81
+    tiny_cfg.MODEL.BASIS_MODULE.NUM_CLASSES = 4
+    with pytest.raises(
+        ValueError, match=r"MODEL\.BASIS_MODULE\.NUM_CLASSES is 4, fewer than .* 5: leave the first out"
+    ):
+        BasisModule(tiny_cfg, shapes)
+    tiny_cfg.MODEL.BASIS_MODULE.NUM_CLASSES = 0
     tiny_cfg.MODEL.BASIS_MODULE.COMMON_STRIDE = 8
     with pytest.raises(ValueError, match=r"MODEL\.BASIS_MODULE\.COMMON_STRIDE is 8, but .* give 4"):
         BasisModule(tiny_cfg, shapes)

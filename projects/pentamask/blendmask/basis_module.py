@@ -69,6 +69,12 @@ class BasisModule(nn.Module):
         """Args: input_shape: of the backbone's features."""
         node = cfg.MODEL.BASIS_MODULE
         check_choice("MODEL.BASIS_MODULE.NAME", node.NAME, ("ProtoNet",))
+        classes = cfg.MODEL.FCOS.NUM_CLASSES
+        if node.LOSS_ON and 0 < node.NUM_CLASSES < classes:
+            raise ValueError(
+                f"MODEL.BASIS_MODULE.NUM_CLASSES is {node.NUM_CLASSES}, fewer than MODEL.FCOS.NUM_CLASSES, {classes}: "
+                "leave the first out, it follows the second."
+            )
         stride = input_shape[node.IN_FEATURES[0]].stride
         given_stride = node.COMMON_STRIDE if node.LOSS_ON else 0
         return {
@@ -79,7 +85,7 @@ class BasisModule(nn.Module):
             "num_convs": node.NUM_CONVS,
             "norm": node.NORM,
             "loss_on": node.LOSS_ON,
-            "num_classes": node.NUM_CLASSES or cfg.MODEL.FCOS.NUM_CLASSES,
+            "num_classes": node.NUM_CLASSES or classes,
             "loss_weight": node.LOSS_WEIGHT,
             "loss_stride": derive("MODEL.BASIS_MODULE.COMMON_STRIDE", given_stride, stride),
         }
