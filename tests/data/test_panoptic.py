@@ -1,10 +1,14 @@
 """Both forms of panoptic datasets give the same training instances."""
 
+import json
+import logging
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
 from pentamask import model_zoo
@@ -12,6 +16,7 @@ from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.data.panoptic import (
     PanopticLabels,
     Segment,
+    dataset_category_ids,
     segments_from_annotations,
     segments_from_png,
     segments_to_instances,
@@ -31,6 +36,37 @@ def test_coco_has_80_things_and_53_stuff_classes():
         labels = PanopticLabels.of(MetadataCatalog.get(name))
         assert (len(labels.thing_ids), len(labels.stuff_ids)) == (80, 53)
         assert labels.label(labels.stuff_ids[0], is_thing=False) == 80
+
+
+@pytest.fixture
+def things_in_a_file(tmp_path):
+    """Registers COCO files whose categories are not known before they are loaded; the last has another number."""
+    names = {"late": 2, "late_too": 2, "late_other": 3}
+    for name, count in names.items():
+        categories = [{"id": i, "name": str(i)} for i in range(1, count + 1)]
+        contents = {"images": [], "annotations": [], "categories": categories}
+        (tmp_path / f"{name}.json").write_text(json.dumps(contents))
+        register_coco_instances(name, {}, str(tmp_path / f"{name}.json"), str(tmp_path))
+    yield
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name)
+
+
+def test_a_dataset_is_loaded_before_its_classes_are_asked_for(things_in_a_file):
+    assert PanopticLabels.of_dataset("late") == PanopticLabels((0, 1), ())
+    assert dataset_category_ids(["late"]) == (0, 1)
+    assert PanopticLabels.of_dataset(["late", "late_too"]) == PanopticLabels((0, 1), ())
+    with pytest.raises(ValueError, match="'late' and 'late_other' cannot be trained on together"):
+        PanopticLabels.of_dataset(["late", "late_other"])
+
+
+def test_results_of_a_dataset_that_is_not_here_have_class_numbers(things_in_a_file, tmp_path, caplog):
+    (tmp_path / "late.json").unlink()
+    with caplog.at_level(logging.INFO):
+        assert dataset_category_ids("late") is None
+    assert "'late' cannot be loaded here" in caplog.text
+    assert dataset_category_ids("not registered") is None
 
 
 def test_png_segments():

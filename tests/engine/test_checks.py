@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
-from pentamask.engine.checks import BadInput, check_class_counts, check_dataset_files
+from pentamask.engine.checks import BadInput, check_class_counts, check_class_names, check_dataset_files
 from pentamask.engine.load_config import load_config
 from pentamask.engine.trainer import Trainer
 
@@ -90,8 +90,40 @@ def test_class_counts_of_the_panoptic_forms(shapes):
     options = ["MODEL.PANOPTIC_FPN.COMBINE.ENABLED", "True", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4"]
     cfg = load_config("configs/shapes/BlendMask_R_50_thin.yaml", options)
     check_class_counts(cfg, ["shapes_val_panoptic_separated"])
-    with pytest.raises(BadInput, match=r"3 stuff_classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 4"):
+    with pytest.raises(BadInput, match=r"register_coco_panoptic_separated and use 'shapes_val_panoptic_separated'"):
         check_class_counts(cfg, ["shapes_val_panoptic"])
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 54
     with pytest.raises(BadInput, match=r"4 stuff_classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 54"):
         check_class_counts(cfg, ["shapes_val_panoptic_separated"])
+
+
+def _named(name: str, path, categories: dict[int, str]) -> str:
+    contents = {"images": [{"id": 1, "file_name": "a.jpg", "height": 9, "width": 9}], "annotations": []}
+    contents["categories"] = [{"id": i, "name": category} for i, category in categories.items()]
+    (path / f"{name}.json").write_text(json.dumps(contents))
+    register_coco_instances(name, {}, str(path / f"{name}.json"), str(path))
+    return name
+
+
+def test_class_names_of_the_test_set(tmp_path):
+    train = _named("names_train", tmp_path, {1: "cat", 2: "dog"})
+    same = _named("names_same", tmp_path, {10: "cat", 20: "dog"})
+    others = {
+        "names_swapped": ({1: "dog", 2: "cat"}, "another order, so that 'dog' would be evaluated as 'cat'"),
+        "names_fewer": (
+            {2: "dog"},
+            "lacks cat. Give both the same names under the same ids; a class needs no annotation",
+        ),
+        "names_more": ({1: "cat", 2: "dog", 3: "cow"}, "it also has cow"),
+        "names_other": ({1: "cat", 2: "hound"}, "lacks dog and has hound, which that one lacks"),
+    }
+    try:
+        DatasetCatalog.get(train)
+        check_class_names([train], [same], masks=True)
+        for name, (categories, message) in others.items():
+            with pytest.raises(BadInput, match=message):
+                check_class_names([train], [same, _named(name, tmp_path, categories)], masks=True)
+    finally:
+        for name in {train, same, *others} & set(DatasetCatalog):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.pop(name)

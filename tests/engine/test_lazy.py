@@ -214,7 +214,7 @@ CLASS_COUNTS = {
 @pytest.mark.parametrize("name", NAMES)
 def test_class_counts(name, shapes):
     lazy = model_zoo.get_config(f"{name}.py")
-    dataset = "shapes_train_panoptic"
+    dataset = "shapes_train_panoptic" if name.startswith("Panoptic") else "shapes_train"
     DatasetCatalog.get(dataset)
     for key, classes in CLASS_COUNTS[name].items():
         count = int(classes.split()[0])

@@ -2,19 +2,20 @@
 
 import pytest
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluators, SemSegEvaluator
+from detectron2.evaluation import DatasetEvaluators, SemSegEvaluator
 
 import pentamask  # noqa: F401
 from pentamask.evaluation import build_evaluator
 from pentamask.evaluation.coco import MaskScoreCOCOEvaluator
+from pentamask.evaluation.panoptic import PanopticEvaluator
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("shapes_val", [MaskScoreCOCOEvaluator]),
-        ("shapes_val_panoptic", [MaskScoreCOCOEvaluator, COCOPanopticEvaluator]),
-        ("shapes_val_panoptic_separated", [SemSegEvaluator, MaskScoreCOCOEvaluator, COCOPanopticEvaluator]),
+        ("shapes_val_panoptic", [MaskScoreCOCOEvaluator, PanopticEvaluator]),
+        ("shapes_val_panoptic_separated", [SemSegEvaluator, MaskScoreCOCOEvaluator, PanopticEvaluator]),
         ("shapes_val_panoptic_stuffonly", [SemSegEvaluator]),
     ],
 )

@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 
 import pentamask  # noqa: F401
-from pentamask.visualize.predictions import draw_frame, draw_predictions
+from pentamask.visualize.predictions import draw_frame, draw_predictions, with_class_names
 from pentamask.visualize.side_by_side import side_by_side
 
 
@@ -49,3 +49,13 @@ def test_frames_of_instances_semantic_and_panoptic_models():
     for predictions in (_predict(frame), {"sem_seg": torch.zeros(4, 60, 80)}, {"panoptic_seg": panoptic}):
         drawn = draw_frame(VideoVisualizer(metadata), frame, predictions)
         assert drawn.shape == frame.shape and (drawn != frame).any()
+
+
+def test_segments_of_an_unknown_dataset_are_drawn_with_class_numbers():
+    image = np.full((60, 80, 3), 200, np.uint8)
+    segments = [{"id": 1, "isthing": False, "category_id": 1}, {"id": 2, "isthing": True, "category_id": 90}]
+    id_map = torch.ones(60, 80, dtype=torch.int32)
+    id_map[:30] = 2
+    metadata = with_class_names(MetadataCatalog.get("never registered"))
+    assert metadata.thing_classes[90] == "90"
+    assert (draw_predictions(image, {"panoptic_seg": (id_map, segments)}, metadata) != image).any()

@@ -4,13 +4,14 @@
 in which 0 stands for any thing. Both give one list; its labels are things first, then stuff, without gaps.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
 
@@ -37,9 +38,23 @@ class PanopticLabels:
         return cls(tuple(thing_ids), tuple(sorted(label for i, label in stuff.items() if i != 0)))
 
     @classmethod
-    def of_dataset(cls, name: str) -> "PanopticLabels":
-        """Those of a registered dataset."""
-        return cls.of(MetadataCatalog.get(name))
+    def of_dataset(cls, name: str | Sequence[str]) -> "PanopticLabels":
+        """Those of a registered dataset, or of several that must agree.
+
+        Raises:
+            ValueError: they number their classes differently.
+        """
+        first, *others = [name] if isinstance(name, str) else name
+        labels = cls.of(load_metadata(first))
+        for other in others:
+            found = cls.of(load_metadata(other))
+            if found != labels:
+                raise ValueError(
+                    f"{first!r} and {other!r} cannot be trained on together, they number their classes differently: "
+                    f"things {labels.thing_ids} and stuff {labels.stuff_ids}, but things {found.thing_ids} and stuff "
+                    f"{found.stuff_ids}."
+                )
+        return labels
 
     @property
     def category_ids(self) -> tuple[int, ...]:
@@ -53,9 +68,31 @@ class PanopticLabels:
         return len(self.thing_ids) + self.stuff_ids.index(contiguous_id)
 
 
-def dataset_category_ids(name: str) -> tuple[int, ...]:
-    """The contiguous ids of a registered dataset's classes, things first."""
-    return PanopticLabels.of_dataset(name).category_ids
+def load_metadata(name: str) -> Metadata:
+    """The metadata of a dataset, which is loaded first if only its files say which classes it has."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None and name in DatasetCatalog:
+        DatasetCatalog.get(name)
+    return metadata
+
+
+def find_metadata(name: str) -> Metadata:
+    """As `load_metadata`, for results only: a dataset that cannot be loaded is said, and has no class names then."""
+    try:
+        return load_metadata(name)
+    except (OSError, KeyError, ValueError, TypeError, AssertionError) as error:
+        message = "Dataset %r cannot be loaded here (%s): its classes are known by their numbers only."
+        logging.getLogger(__name__).info(message, name, error)
+        return MetadataCatalog.get(name)
+
+
+def dataset_category_ids(name: str | Sequence[str]) -> tuple[int, ...] | None:
+    """The contiguous ids of the classes, things first, of the first dataset that says them; None if none does."""
+    for each in [name] if isinstance(name, str) else name:
+        labels = PanopticLabels.of(find_metadata(each))
+        if labels.category_ids:
+            return labels.category_ids
+    return None
 
 
 @dataclass
@@ -75,7 +112,7 @@ def segments_from_png(png: np.ndarray, segments_info: Sequence[dict], labels: Pa
         segments_info: of Detectron2's record; the box is taken from the mask if it has none.
         labels: numbering of the classes.
     """
-    ids = png.astype(np.int64) @ np.array([1, 256, 65536])
+    ids = segment_ids(png)
     segments = []
     for info in segments_info:
         if info.get("iscrowd", 0):
@@ -85,6 +122,11 @@ def segments_from_png(png: np.ndarray, segments_info: Sequence[dict], labels: Pa
         box = BoxMode.convert(info["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) if "bbox" in info else _box(mask)
         segments.append(Segment(label, mask, np.asarray(box, dtype=float)))
     return segments
+
+
+def segment_ids(png: np.ndarray) -> np.ndarray:
+    """The ids (H, W) int64 of an image of segments (H, W, 3) uint8, RGB: R + 256 G + 65536 B."""
+    return png.astype(np.int64) @ np.array([1, 256, 65536])
 
 
 def segments_from_annotations(

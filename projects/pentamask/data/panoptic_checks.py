@@ -7,8 +7,10 @@ from itertools import chain
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.utils.file_io import PathManager
+from tqdm import tqdm
 
 from pentamask.data.findings import Findings
+from pentamask.data.panoptic import segment_ids
 from pentamask.data.pictures import read_picture
 
 _MAX_FILES = 200  # PNG files that are looked at before training, evenly taken
@@ -39,6 +41,9 @@ def check_panoptic(records: list[dict], *, train: bool, max_files: int | None = 
     first = np.zeros(len(keys), dtype=bool)
     first[np.unique(keys, return_index=True)[1]] = True
     findings.error('segments with the same "id" in one image', np.flatnonzero(~first), name)
+    boxed = [i for i, s in enumerate(segments) if "bbox" in s]
+    flat = [i for i in boxed if not _has_an_area(segments[i]["bbox"])]
+    findings.error('"bbox" that is not x, y, width, height with an area (without the key it is made)', flat, name)
     if not train:
         for key in ("iscrowd", "area"):
             missing = sum(key not in s for s in segments)
@@ -48,34 +53,40 @@ def check_panoptic(records: list[dict], *, train: bool, max_files: int | None = 
     elif not segments:
         findings.errors.append("no image has a segment")
     if not findings.errors:
-        _check_files(records, findings, max_files)
+        _check_files(records, findings, max_files, areas=not train)
     return findings
 
 
-def _check_files(records: Sequence[dict], findings: Findings, max_files: int | None) -> None:
-    """Compare segments with their PNG files, of which at most `max_files` are opened."""
+def _has_an_area(box: object) -> bool:
+    try:
+        x, y, width, height = map(float, box)
+    except (TypeError, ValueError):
+        return False
+    return bool(np.isfinite([x, y]).all() and 0 < width < np.inf and 0 < height < np.inf)
+
+
+def _check_files(records: Sequence[dict], findings: Findings, max_files: int | None, *, areas: bool) -> None:
+    """Compare segments, and on demand their areas, with their PNG files, of which at most `max_files` are opened."""
     count = len(records) if max_files is None else min(max_files, len(records))
-    absent, unlisted = [], 0
-    for i in np.linspace(0, len(records) - 1, count).astype(int) if count else ():
+    absent, mismeasured, unlisted = [], [], 0
+    for i in tqdm(np.linspace(0, len(records) - 1, count).astype(int), "Checking segments", delay=5, leave=False):
         record = records[i]
         try:
-            png = read_picture(record["pan_seg_file_name"], "RGB")
+            ids, counts = np.unique(segment_ids(read_picture(record["pan_seg_file_name"], "RGB")), return_counts=True)
         except OSError as error:
             findings.errors.append(str(error))
             continue
-        there = set(np.unique(segment_ids(png)).tolist()) - {0}
-        listed = {s["id"] for s in record["segments_info"]}
-        absent += [
-            f"{i} of image {record['image_id']!r} ({record['pan_seg_file_name']})" for i in sorted(listed - there)
-        ]
-        unlisted += len(there - listed)
+        measured = dict(zip(ids.tolist(), counts.tolist()))
+        for segment in record["segments_info"]:
+            name = f"segment {segment['id']} of image {record['image_id']!r} ({record['pan_seg_file_name']})"
+            if segment["id"] not in measured:
+                absent.append(name)
+            elif areas and segment.get("area", measured[segment["id"]]) != measured[segment["id"]]:
+                mismeasured.append(name)
+        unlisted += len(measured.keys() - {0} - {s["id"] for s in record["segments_info"]})
     findings.error("segments that have no pixel in their PNG file", absent)
+    findings.error('segments whose "area" is not their number of pixels in the PNG file', mismeasured)
     findings.note("segments of PNG files are not listed and count as nothing", unlisted)
-
-
-def segment_ids(png: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB -> (H, W) int64: R + 256 G + 65536 B."""
-    return png.astype(np.int64) @ np.array([1, 256, 65536])
 
 
 def explain_panoptic_file(metadata: Metadata, error: Exception) -> Findings:

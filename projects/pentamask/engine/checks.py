@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pentamask.common import get_key
 from pentamask.data.checks import DatasetError, checked_datasets
+from pentamask.data.panoptic import load_metadata
 from pentamask.plugin import declared, find_model_class, registered_models
 
 
@@ -172,6 +173,60 @@ def check_dataset_files(names: Iterable[str]) -> None:
                 raise BadInput(f"Dataset {name!r}: {field} {path} does not exist. {_datasets_folder()}")
 
 
+def check_class_names(train: Sequence[str], others: Sequence[str], *, masks: bool) -> None:
+    """Check that datasets number their classes as the first training set does; those that are not complete are loaded.
+
+    Args:
+        train: names of the training sets, which have been loaded.
+        others: names of the test sets.
+        masks: as for `checked_loading`.
+
+    Raises:
+        BadInput: names differ, or stand in another order; says which.
+    """
+    reference = MetadataCatalog.get(train[0])
+    for name in (*train[1:], *others):
+        with checked_loading([name], train=False, masks=masks):
+            metadata = load_metadata(name)
+        if _is_standard_panoptic(metadata) != _is_standard_panoptic(reference):
+            continue
+        for field in ("thing_classes", "stuff_classes"):
+            expected, found = reference.get(field), metadata.get(field)
+            if None not in (expected, found) and list(expected) != list(found):
+                with checked_loading([name], train=False, masks=masks):
+                    DatasetCatalog.get(name)  # that its files are missing would be said first
+                difference = _explain_names(list(expected), list(found))
+                raise BadInput(f"Dataset {name!r} does not have the {field} of {train[0]!r}: {difference}")
+
+
+def _explain_names(expected: list[str], found: list[str]) -> str:
+    missing = [name for name in expected if name not in found]
+    if missing:
+        extra = [name for name in found if name not in expected]
+        instead = f" and has {_listed(extra)}, which that one lacks" if extra else ""
+        return (
+            f"it lacks {_listed(missing)}{instead}. Give both the same names under the same ids; a class "
+            "needs no annotation."
+        )
+    extra = [name for name in found if name not in expected]
+    if extra:
+        return f"it also has {_listed(extra)}, which a model that never saw them cannot find. Remove them."
+    i = next(i for i, (a, b) in enumerate(zip(expected, found)) if a != b)
+    return (
+        f"they stand in another order, so that {found[i]!r} would be evaluated as {expected[i]!r}. Give each class the "
+        "same id in both files."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _is_standard_panoptic(metadata: Metadata) -> bool:
+    """Whether a dataset has Detectron2's "standard" form: maps of segments instead of semantic labels."""
+    return bool(metadata.get("panoptic_json")) and not metadata.get("sem_seg_root")
+
+
 def check_class_counts(cfg: CfgNode, names: Iterable[str]) -> None:
     """Compare the class counts of the config with the datasets' metadata, which is complete once they were loaded.
 
@@ -219,6 +274,12 @@ def _compare_class_counts(counts: dict[str, dict[str, int]], names: Iterable[str
         setting: how a key and its value are written, to be formatted with both.
     """
     for name in names:
+        if counts and "stuff_only_classes" not in counts and _is_standard_panoptic(MetadataCatalog.get(name)):
+            raise BadInput(
+                f"Dataset {name!r} has panoptic segments (register_coco_panoptic), but this model needs instances and, "
+                "for stuff, maps of semantic labels: register it with register_coco_panoptic_separated and use "
+                f"'{name}_separated', or its instances alone with register_coco_instances."
+            )
         for field, values in counts.items():
             count = _class_count(MetadataCatalog.get(name), field)
             wrong = [f"{key} is {value}" for key, value in values.items() if count not in (None, value)]

@@ -5,7 +5,6 @@ import os
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
-    COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
     LVISEvaluator,
@@ -36,10 +35,13 @@ def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
     # The "standard" form of COCO panoptic has no files of semantic labels to compare with.
     if evaluator_type == "sem_seg" or (evaluator_type == "coco_panoptic_seg" and metadata.get("sem_seg_root")):
         evaluators.append(SemSegEvaluator(dataset_name, output_dir=output_folder, sem_seg_loading_fn=_read_labels))
-    if evaluator_type in ("coco", "coco_panoptic_seg"):
+    # Panoptic sets may be registered without a file of instances, whose AP is not known then.
+    if evaluator_type == "coco" or (evaluator_type == "coco_panoptic_seg" and metadata.get("json_file")):
         evaluators.append(MaskScoreCOCOEvaluator(dataset_name, output_dir=output_folder))
     if evaluator_type == "coco_panoptic_seg":
-        evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
+        from .panoptic import PanopticEvaluator  # needs panopticapi, which nothing else does
+
+        evaluators.append(PanopticEvaluator(dataset_name, output_folder))
     if not evaluators:
         raise ValueError(
             f"Dataset {dataset_name!r} has evaluator_type {evaluator_type!r}, expected coco, coco_panoptic_seg, "

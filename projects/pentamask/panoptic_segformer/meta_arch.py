@@ -13,7 +13,7 @@ from torchvision.ops import box_convert, clip_boxes_to_image
 
 from pentamask.checkpoint.key_map import register_key_rules
 from pentamask.common import at_least_float32, register
-from pentamask.data.panoptic import PanopticLabels
+from pentamask.data.panoptic import PanopticLabels, find_metadata
 from pentamask.plugin import ClassCount
 
 from .config import add_panoptic_segformer_config
@@ -158,7 +158,7 @@ class PanopticSegFormer(nn.Module):
     @classmethod
     def build_target_maker(cls, cfg: CfgNode) -> SegmentTargetMaker:
         """Things and stuff of the first training set."""
-        return SegmentTargetMaker(PanopticLabels.of_dataset(cfg.DATASETS.TRAIN[0]))
+        return SegmentTargetMaker(PanopticLabels.of_dataset(cfg.DATASETS.TRAIN))
 
     @property
     def device(self) -> torch.device:
@@ -350,7 +350,7 @@ def _category_ids(cfg: CfgNode) -> tuple[int, ...] | None:
     """The contiguous ids of things and stuff in the datasets of `cfg`, if they say so."""
     node = cfg.MODEL.PANOPTIC_SEGFORMER
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        labels = PanopticLabels.of_dataset(name)
+        labels = PanopticLabels.of(find_metadata(name))
         if (len(labels.thing_ids), len(labels.stuff_ids)) == (node.NUM_THING_CLASSES, node.NUM_STUFF_CLASSES):
             return labels.category_ids
     return None

@@ -17,19 +17,20 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import tqdm
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import Metadata
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode
 from PIL import Image
 
 from pentamask.checkpoint.loader import CheckpointError
+from pentamask.data.panoptic import find_metadata
 from pentamask.data.pictures import read_picture
 from pentamask.engine.checks import BadInput, check_weights
 from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 from pentamask.engine.predictor import Predictor
-from pentamask.visualize.predictions import draw_frame, draw_predictions
+from pentamask.visualize.predictions import draw_frame, draw_predictions, with_class_names
 
 _ESCAPE = 27
 _CODECS = (("x264", ".mkv"), ("mp4v", ".mp4"))
@@ -89,7 +90,7 @@ def _build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
         cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
         cfg.freeze()
         names = cfg.DATASETS.TEST or "__unused"
-    metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
+    metadata = with_class_names(find_metadata(names if isinstance(names, str) else names[0]))
     return Predictor(cfg, args.confidence_threshold), metadata
 
 

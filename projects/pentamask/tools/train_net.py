@@ -14,7 +14,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from pentamask.checkpoint.loader import CheckpointError, PentamaskCheckpointer
-from pentamask.engine.checks import BadInput, check_config, check_num_gpus, check_weights
+from pentamask.engine.checks import BadInput, check_class_names, check_config, check_num_gpus, check_weights
 from pentamask.engine.lazy import load_lazy_config, run_lazy
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 from pentamask.engine.trainer import Trainer
@@ -67,6 +67,7 @@ def main(args: argparse.Namespace) -> dict:
         return evaluate(cfg, resume=args.resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
+    check_class_names(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, masks=cfg.MODEL.MASK_ON)
     for name in cfg.DATASETS.TEST:
         Trainer.build_test_loader(cfg, name)  # finds errors now rather than after the training
     if cfg.TEST.AUG.ENABLED:

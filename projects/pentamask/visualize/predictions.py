@@ -5,6 +5,14 @@ from detectron2.data import Metadata
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
+_MAX_CLASSES = 10_000
+
+
+def with_class_names(metadata: Metadata) -> Metadata:
+    """Metadata in which classes without a name are called by their number, as Detectron2 does with instances only."""
+    numbers = [str(label) for label in range(_MAX_CLASSES)]
+    return Metadata(**{"thing_classes": numbers, "stuff_classes": numbers} | metadata.as_dict())
+
 
 def draw_predictions(
     image: np.ndarray,
