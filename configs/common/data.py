@@ -1,17 +1,18 @@
 """COCO instance segmentation: loaders and evaluator."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import build_detection_test_loader, build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import transforms as T
 from omegaconf import OmegaConf
 
 from pentamask.data.augmentation import ResizeShortestEdge
+from pentamask.data.loader import build_train_loader
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.evaluation import build_evaluator
 
 dataloader = OmegaConf.create()
 
-dataloader.train = L(build_detection_train_loader)(
+dataloader.train = L(build_train_loader)(
     dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
     mapper=L(MaskDatasetMapper)(
         is_train=True,

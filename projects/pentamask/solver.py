@@ -1,4 +1,4 @@
-"""Config keys of optimizers that Detectron2 does not have."""
+"""Config keys of optimizers and checkpoints that Detectron2 does not have."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ class SolverNode(CfgNode, metaclass=_MergeableWithCfgNode):
 
 
 def add_solver_config(cfg: CfgNode) -> None:
-    """Add the keys that `pentamask.engine.build_optimizer` reads beyond Detectron2's, in place; set keys are kept.
+    """Add the keys that `pentamask.engine` reads below SOLVER beyond Detectron2's, in place; set keys are kept.
 
     Args:
         cfg: a config from `detectron2.config.get_cfg()`.
@@ -50,3 +50,5 @@ def add_solver_config(cfg: CfgNode) -> None:
     add_defaults(cfg.SOLVER, OPTIMIZER="SGD", BACKBONE_MULTIPLIER=1.0)
     # Pairs of a regular expression and the factor for the learning rate of parameters whose name it matches.
     add_defaults(cfg.SOLVER, LR_MULTIPLIERS=[])
+    # Newest checkpoints to keep, 0 for all; and a metric whose best checkpoint is kept besides, as "segm/AP".
+    add_defaults(cfg.SOLVER, CHECKPOINT_KEEP=0, BEST_METRIC="")

@@ -1,19 +1,26 @@
-"""Reading Detectron2's, torch's and safetensors' files without running what stands in them."""
+"""Detectron2's checkpointer for files from anywhere, and for trainings that may be killed at any moment."""
 
 import contextlib
+import logging
 import os
-import pickle
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import IO, Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from pentamask.checkpoint.files import read_checkpoint
 from pentamask.checkpoint.key_map import sample
-from pentamask.checkpoint.safe_pickle import load_pickle
+
+_logger = logging.getLogger(__name__)
+_TEMPORARY = ".writing"
+# The best checkpoint by some metric is not where a training goes on.
+BEST_PREFIX = "model_best"
 
 
 class CheckpointError(ValueError):
@@ -27,10 +34,17 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
 class PentamaskCheckpointer(DetectionCheckpointer):
     """`DetectionCheckpointer` for files from anywhere: nothing in a file is executed, and errors name the file.
 
-    Reads `.pth` and the like with `weights_only`, `.pkl` with `load_pickle`, and `.safetensors`. The weights may
-    stand under "model", under "state_dict", or be the whole file. Everything else is Detectron2's: the resume logic,
-    `?matching_heuristics=True`, Caffe2 names, and the report of missing, unused and misshaped entries.
+    Reads `.pth` and the like with `weights_only`, `.pkl` with `load_pickle`, and `.safetensors`. The weights may be
+    under "model", under "state_dict", or be the whole file. Files are written completely or not at all, and a training
+    resumes from the newest file that is whole. Everything else is Detectron2's: `?matching_heuristics=True`, Caffe2
+    names, and the report of missing, unused and misshaped entries.
+
+    Attributes:
+        resumed_from: the file that `resume_or_load` resumed from, None if it did not.
     """
+
+    resumed_from: str | None = None
+    _checked: tuple[str, dict[str, Any]] | None = None  # a file that was read already, to save reading it again
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load `path` (a file or an address that Detectron2 knows; "" loads nothing) into the model.
@@ -41,6 +55,7 @@ class PentamaskCheckpointer(DetectionCheckpointer):
         """
         if path:
             path = _fetch_with_query(path)
+        if path and comm.is_main_process():  # Detectron2 broadcasts a file that only this process sees
             _check_exists(path)
         self._parsed_url_during_load = None  # left behind by a load that failed
         try:
@@ -58,7 +73,140 @@ class PentamaskCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _torch_load(self, f: str) -> dict[str, Any]:
-        return read_checkpoint(f)
+        checked, self._checked = self._checked, None
+        return checked[1] if checked is not None and checked[0] == f else read_checkpoint(f)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write `name`.pth, with the states of everything that is checkpointed and with `kwargs`, completely or not.
+
+        Raises:
+            CheckpointError: it cannot be written, as on a full disk; older files are as they were.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        states = {key: checkpointed.state_dict() for key, checkpointed in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        with _written_at_once(path) as file:
+            torch.save({"model": self.model.state_dict(), **states, **kwargs}, file)
+        if not name.startswith(BEST_PREFIX):
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of the last checkpoint into the file "last_checkpoint"; raises as `save`."""
+        with _written_at_once(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename.encode())
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Resume from the newest whole checkpoint in the folder if that is wanted and there is one, else load `path`.
+
+        Raises:
+            CheckpointError: as `load`; or there are checkpoints, but the training cannot go on from any of them.
+        """
+        self.resumed_from = comm.all_gather(self._find_resumable() if resume and comm.is_main_process() else None)[0]
+        if self.resumed_from is None:
+            return self.load(path, checkpointables=[])
+        if not os.path.isfile(self.resumed_from):
+            raise CheckpointError(f"{self.resumed_from}: process {comm.get_rank()} cannot see this file.")
+        return self.load(self.resumed_from)
+
+    def numbered_files(self) -> list[str]:
+        """The checkpoints in the folder, oldest first, without the best one."""
+        if not self.save_dir or not PathManager.isdir(self.save_dir):
+            return []
+        names = [os.path.basename(file) for file in self.get_all_checkpoint_files()]
+        names = [name for name in names if not name.startswith(BEST_PREFIX)]
+        return [os.path.join(self.save_dir, name) for name in sorted(names, key=self._age)]
+
+    def _age(self, name: str) -> tuple[float, float]:
+        number = re.search(r"_(\d+)\.pth$", name)
+        iteration = float(number[1]) if number else float("inf")
+        return iteration, os.path.getmtime(os.path.join(self.save_dir, name))
+
+    def _find_resumable(self) -> str | None:
+        """The newest file that is whole, of which the unfit newer ones are reported; None if there are no files."""
+        files = self._resume_order()
+        problems = []
+        for file in files:
+            problem = self._problem_of(file)
+            if problem is None:
+                if problems:
+                    _logger.warning("Resuming from %s, because %s.", file, "; ".join(problems))
+                return file
+            problems.append(problem)
+        if problems:
+            raise CheckpointError(
+                f"Cannot resume in {self.save_dir}: {'; '.join(problems)}. Start anew without --resume, with "
+                "MODEL.WEIGHTS (LazyConfig: train.init_checkpoint) for the weights of one of them."
+            )
+        return None
+
+    def _resume_order(self) -> list[str]:
+        """Newest first; before them the file that "last_checkpoint" names, unless a newer one was not noted."""
+        files = self.numbered_files()[::-1]
+        tag = os.path.join(self.save_dir, "last_checkpoint")
+        tagged = self.get_checkpoint_file()
+        if tagged in files:
+            if os.path.getmtime(tag) >= os.path.getmtime(files[0]):
+                files.remove(tagged)
+                files.insert(0, tagged)
+        elif files:
+            state = "names a file that is not there" if tagged and tagged != self.save_dir + os.sep else "is empty"
+            state = state if os.path.exists(tag) else "is missing"
+            _logger.warning("%s %s: looking for the newest checkpoint instead.", tag, state)
+        return files
+
+    def _problem_of(self, file: str) -> str | None:
+        """Why a training cannot go on from `file`; None if it can."""
+        try:
+            checkpoint = read_checkpoint(file)
+        except (ValueError, OSError) as error:
+            return str(error).rstrip(".")
+        lacking = [key for key in self.checkpointables if key not in checkpoint]
+        if lacking:
+            return f"{file} has weights, but no state of the {' or '.join(lacking)}"
+        for key, checkpointed in self.checkpointables.items():
+            ours, theirs = _optimizer_settings(checkpointed.state_dict()), _optimizer_settings(checkpoint[key])
+            if ours != theirs:
+                return f"{file} was saved with another optimizer or another grouping of the parameters"
+        self._checked = file, checkpoint
+        return None
+
+
+def _optimizer_settings(state: Any) -> list[tuple[int, bool, bool]]:
+    """Of each parameter group in the optimizers' states within `state`: its size, and what tells SGD from Adam.
+
+    The other settings differ between versions of torch.
+    """
+    if not isinstance(state, dict):
+        return []
+    if "param_groups" in state:
+        return [(len(group["params"]), "momentum" in group, "betas" in group) for group in state["param_groups"]]
+    return [settings for key in sorted(state, key=str) for settings in _optimizer_settings(state[key])]
+
+
+@contextlib.contextmanager
+def _written_at_once(path: str) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes the place of `path` when everything is on the disk.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    if "://" in path:  # not a disk of ours
+        with PathManager.open(path, "wb") as file:
+            yield file
+        return
+    temporary = path + _TEMPORARY
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise CheckpointError(f"Cannot write {path}: {error}. Older checkpoints are as they were.") from error
 
 
 class _CompleteCheckpointer(PentamaskCheckpointer):
@@ -87,23 +235,6 @@ def load_completely(model: nn.Module, path: str) -> None:
             one that is not its.
     """
     _CompleteCheckpointer(model).load(path)
-
-
-def read_checkpoint(filename: str) -> dict[str, Any]:
-    """Read a local `.pkl`, `.safetensors` or torch file, running nothing that stands in it.
-
-    Returns:
-        The weights (names to arrays or tensors) under "model", beside them what else the file holds and Detectron2
-        understands, as "iteration" or "matching_heuristics".
-
-    Raises:
-        ValueError: the file is broken, holds no weights, or asks for more than arrays, numbers, strings and containers.
-        ImportError: a `.safetensors` file without the package safetensors.
-    """
-    if filename.endswith(".pkl"):
-        return _unify_pickle(load_pickle(filename), filename)
-    checkpoint = _read_safetensors(filename) if filename.endswith(".safetensors") else _read_torch(filename)
-    return checkpoint if "model" in checkpoint else {"model": checkpoint.get("state_dict", checkpoint)}
 
 
 def _fetch_with_query(path: str) -> str:
@@ -139,47 +270,3 @@ def _check_exists(path: str) -> None:
         raise CheckpointNotFoundError(message) from error
     if not found:
         raise CheckpointNotFoundError(f"MODEL.WEIGHTS names {path!r}, which is not a file. {hint}")
-
-
-def _unify_pickle(data: Any, filename: str) -> dict[str, Any]:
-    """Detectron2's own `.pkl` files as they are; Caffe2's and Detectron1's with the request to match names."""
-    if not isinstance(data, dict):
-        raise ValueError(f"{filename} holds a {type(data).__name__} instead of a dictionary of weights.")
-    if "model" in data and "__author__" in data:
-        return data
-    blobs = data.get("blobs", data)  # Detectron1's detectors have "blobs", its ImageNet models do not
-    weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
-    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
-
-
-def _read_torch(filename: str) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{filename} was not loaded: {_explain(error)}") from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"{filename} holds a {type(checkpoint).__name__} instead of a dictionary of weights.")
-    return checkpoint
-
-
-def _explain(error: Exception) -> str:
-    """Why torch refused a file: the class or function it asks for, or that it is broken."""
-    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if refused is None:
-        return "it is not a checkpoint of tensors, or is cut short."
-    return (
-        f"besides tensors it asks for {refused[1].rstrip('.')}, and such a file can run any code. If you trust it, "
-        "read it with torch.load(..., weights_only=False) yourself and save its weights only."
-    )
-
-
-def _read_safetensors(filename: str) -> dict[str, Any]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ImportError(f"{filename} needs the package safetensors: pip install safetensors") from error
-    try:
-        return load_file(filename)
-    except SafetensorError as error:
-        raise ValueError(f"{filename} is not a safetensors file, or is cut short: {error}") from error

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from detectron2.utils.file_io import PathHandler, PathManager
 
-from pentamask.checkpoint.loader import read_checkpoint
+from pentamask.checkpoint.files import read_checkpoint
 
 PREFIX = "pentamask:"
 

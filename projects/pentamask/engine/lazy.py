@@ -1,6 +1,7 @@
 """Trains and evaluates what a LazyConfig describes, as Detectron2's lazyconfig_train_net.py."""
 
 import logging
+import os
 from typing import Any
 
 from detectron2.config import LazyConfig, instantiate
@@ -21,6 +22,7 @@ from pentamask.engine.checks import (
     did_you_mean,
 )
 from pentamask.engine.loss_report import LossReport
+from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 
 
 def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
@@ -99,18 +101,26 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
 
     checkpointer = PentamaskCheckpointer(trainer.model, cfg.train.output_dir, trainer=trainer)
     main = comm.is_main_process()
+    complete_last_line(os.path.join(cfg.train.output_dir, "metrics.json"))
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else None
+    built = [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        hooks.PeriodicCheckpointer(checkpointer, cfg.train.checkpointer.period) if main else None,
+        hooks.EvalHook(cfg.train.eval_period, evaluate),
+        hooks.PeriodicWriter(writers, period=cfg.train.log_period) if main else None,
+    ]
     trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
-            hooks.EvalHook(cfg.train.eval_period, evaluate),
-            hooks.PeriodicWriter(writers, period=cfg.train.log_period) if main else None,
-        ]
+        add_resume_hooks(
+            [hook for hook in built if hook is not None],
+            trainer.model,
+            trainer.data_loader,
+            checkpointer,
+            max_to_keep=cfg.train.checkpointer.get("max_to_keep", 0),
+            best_metric=cfg.train.checkpointer.get("best_metric", ""),
+        )
     )
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    start_iter = resume_or_load(trainer, checkpointer, cfg.train.init_checkpoint, resume=resume)
     report = LossReport(trainer.model)
     try:
         trainer.train(start_iter, cfg.train.max_iter)

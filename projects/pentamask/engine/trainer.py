@@ -7,17 +7,20 @@ from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.data.loader import build_train_loader
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.engine.checks import check_class_counts, check_dataset_files, checked_loading
 from pentamask.engine.loss_report import LossReport
 from pentamask.engine.optimizer import build_optimizer
+from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 from pentamask.evaluation import build_evaluator
 
 
@@ -35,7 +38,23 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         # Here, because one of the hooks takes the checkpointer along.
         self.checkpointer = PentamaskCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        return super().build_hooks()
+        return add_resume_hooks(
+            super().build_hooks(),
+            self.model,
+            self.data_loader,
+            self.checkpointer,
+            max_to_keep=self.cfg.SOLVER.CHECKPOINT_KEEP,
+            best_metric=self.cfg.SOLVER.BEST_METRIC,
+        )
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's, which append to what a killed training left."""
+        complete_last_line(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"))
+        return super().build_writers()
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As Detectron2's; resumes exactly, from the newest checkpoint that is whole."""
+        self.start_iter = resume_or_load(self, self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume)
 
     def run_step(self) -> None:
         """One iteration.
@@ -60,13 +79,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        """Detectron2's loader of DATASETS.TRAIN with `MaskDatasetMapper`.
+        """The `ResumableLoader` of DATASETS.TRAIN with `MaskDatasetMapper`.
 
         Raises:
             BadInput: the data cannot be loaded, or has another number of classes than the model.
         """
         with checked_loading(cfg.DATASETS.TRAIN, train=True, masks=cfg.MODEL.MASK_ON):
-            loader = build_detection_train_loader(cfg, mapper=MaskDatasetMapper(cfg, is_train=True))
+            loader = build_train_loader(cfg, mapper=MaskDatasetMapper(cfg, is_train=True))
         check_dataset_files(cfg.DATASETS.TRAIN)
         check_class_counts(cfg, cfg.DATASETS.TRAIN)
         return loader

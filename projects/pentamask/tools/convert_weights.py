@@ -17,8 +17,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from pentamask.checkpoint.files import read_checkpoint
 from pentamask.checkpoint.key_map import KeyRules, recognise, sample
-from pentamask.checkpoint.loader import PentamaskCheckpointer, load_completely, read_checkpoint
+from pentamask.checkpoint.loader import PentamaskCheckpointer, load_completely
 from pentamask.engine.checks import BadInput
 from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.plugin import declared, find_model_class, registered_models
