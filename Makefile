@@ -57,7 +57,7 @@ $(VENV)/.packages: $(VENV)/.venv $(CONSTRAINTS)
 	@rm -f $(VENV)/lib/python*/site-packages/detectron2/_C*.so
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.packages setup.py pyproject.toml $(shell find csrc -type f ! -name '*.py')
+$(VENV)/.built: $(VENV)/.packages setup.py pyproject.toml $(shell find csrc -type f ! -name '*.md')
 	@echo "Building the operators and installing pentamask in $(VENV)."
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
