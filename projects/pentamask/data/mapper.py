@@ -70,7 +70,7 @@ class MaskDatasetMapper(DatasetMapper):
             ValueError: sizes disagree, or RLE masks meet INPUT.MASK_FORMAT "polygon".
         """
         dataset_dict = copy.deepcopy(dataset_dict)
-        _add_missing_boxes(dataset_dict)
+        add_missing_boxes(dataset_dict)
         image = self._read_image(dataset_dict)
         sem_seg = self._read_sem_seg(dataset_dict) if self.is_train else None
         original_size = image.shape[:2]
@@ -130,7 +130,7 @@ class MaskDatasetMapper(DatasetMapper):
             super()._transform_annotations(dataset_dict, transforms, image_shape)
 
 
-def _add_missing_boxes(dataset_dict: dict) -> None:
+def add_missing_boxes(dataset_dict: dict) -> None:
     """Give annotations with a mask and without a box the extent of their mask, in place."""
     for annotation in dataset_dict.get("annotations", ()):
         if "bbox" not in annotation and annotation.get("segmentation"):

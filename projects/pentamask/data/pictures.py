@@ -30,17 +30,24 @@ def read_picture(path: str, image_format: str, size: tuple[int, int] | None = No
     Raises:
         OSError: the file is missing, broken, no picture, or too large to be one; names it.
     """
-    image = _open(path)
+    image = turn(open_picture(path), size)
+    return detection_utils.convert_PIL_to_numpy(_as_8_bit(image, path), image_format)
+
+
+def turn(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """A picture as its EXIF orientation says, unless only the stored one has the annotated (height, width) `size`."""
     turned = detection_utils._apply_exif_orientation(image)
-    if size is not None and image.size == size[::-1] != turned.size:
-        turned = image
-    return detection_utils.convert_PIL_to_numpy(_as_8_bit(turned, path), image_format)
+    return image if size is not None and image.size == size[::-1] != turned.size else turned
+
+
+def annotated_size(record: dict) -> tuple[int, int] | None:
+    """(height, width) of one of Detectron2's dataset records, if it has them."""
+    return (record["height"], record["width"]) if {"height", "width"} <= record.keys() else None
 
 
 def read_record_picture(record: dict, image_format: str) -> np.ndarray:
     """The picture of one of Detectron2's dataset records, as `read_picture` with the record's size, if it has one."""
-    size = (record["height"], record["width"]) if {"height", "width"} <= record.keys() else None
-    return read_picture(record["file_name"], image_format, size)
+    return read_picture(record["file_name"], image_format, annotated_size(record))
 
 
 def read_label_map(path: str) -> np.ndarray:
@@ -53,7 +60,7 @@ def read_label_map(path: str) -> np.ndarray:
         OSError: as `read_picture`.
         ValueError: the file has colours.
     """
-    image = _open(path)
+    image = open_picture(path)
     labels = np.asarray(image)
     if labels.ndim != 2:
         raise ValueError(f"{path} has mode {image.mode}, expected one label a pixel (mode L, P or I;16).")
@@ -67,7 +74,8 @@ def convert_bgr(image: np.ndarray, image_format: str) -> np.ndarray:
     return detection_utils.convert_PIL_to_numpy(Image.fromarray(image[:, :, ::-1]), image_format)
 
 
-def _open(path: str) -> Image.Image:
+def open_picture(path: str) -> Image.Image:
+    """The first frame of an image file as it is stored; raises as `read_picture`."""
     try:
         with warnings.catch_warnings(), PathManager.open(path, "rb") as file:
             # Between one and two times Pillow's limit it only warns.

@@ -90,7 +90,7 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
         return evaluate_lazy(cfg, model)
     logging.getLogger("detectron2").info("Model:\n%s", model)
     trainer = _build_trainer(cfg, model)
-    check_class_names(_dataset_names(cfg, "train"), _dataset_names(cfg, "test"), masks=_learns_masks(cfg))
+    check_class_names(dataset_names(cfg, "train"), dataset_names(cfg, "test"), masks=learns_masks(cfg))
     _build_loader(cfg, "test")  # finds errors now rather than after the training
     results: dict[str, Any] = {}
 
@@ -137,21 +137,23 @@ def _build_trainer(cfg: DictConfig, model: nn.Module) -> SimpleTrainer:
     return (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
 
 
-def _dataset_names(cfg: DictConfig, split: str) -> list[str]:
+def dataset_names(cfg: DictConfig, split: str) -> list[str]:
+    """The datasets of `cfg.dataloader[split]`, which may name one or a list."""
     names = cfg.dataloader[split].dataset.names
     return list(names) if isinstance(names, ListConfig) else [names]
 
 
-def _learns_masks(cfg: DictConfig) -> bool:
+def learns_masks(cfg: DictConfig) -> bool:
+    """Whether the training data of `cfg` needs masks."""
     return OmegaConf.select(cfg, "dataloader.train.mapper.use_instance_mask", default=True)
 
 
 def _build_loader(cfg: DictConfig, split: str) -> Any:
     """Make the loader `cfg.dataloader[split]`; what is wrong with its datasets is said as for YAML configs."""
-    names = _dataset_names(cfg, split)
+    names = dataset_names(cfg, split)
     for name in names:
         check_registered(name, f"dataloader.{split}.dataset.names")
-    with checked_loading(names, train=split == "train", masks=_learns_masks(cfg)):
+    with checked_loading(names, train=split == "train", masks=learns_masks(cfg)):
         loader = instantiate(cfg.dataloader[split])
     check_dataset_files(names)
     check_lazy_class_counts(cfg, names)
