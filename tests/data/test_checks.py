@@ -7,6 +7,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.structures import BoxMode
+from PIL import Image
 
 from pentamask.data.checks import DatasetError, checked_datasets
 
@@ -49,7 +50,7 @@ def test_a_coco_file_is_checked_before_detectron2_drops_anything(coco_file):
 def test_what_is_mended_is_logged_once(coco_file, caplog):
     register_coco_instances("user", {}, coco_file(bbox=[10, 5, 0, 20]), "images")
     with caplog.at_level(logging.INFO, "pentamask"):
-        assert _load("user") == _load("user")
+        assert _load("user", train=False) == _load("user", train=False)
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("pentamask")]
     assert line.endswith("1 boxes without width or height are left out of training.")
 
@@ -79,3 +80,13 @@ def test_records_of_a_function(coco_file):
     DatasetCatalog.register("by_function", lambda: [{"file_name": "a.jpg", "annotations": [annotation]}])
     with pytest.raises(DatasetError, match='annotations without "bbox_mode": annotation 0 of image 0'):
         _load("by_function")
+
+
+def test_some_pictures_are_opened(coco_file, tmp_path):
+    Image.new("L", (40, 60)).save(tmp_path / "a.jpg")
+    register_coco_instances("user", {}, coco_file(), str(tmp_path))
+    with pytest.raises(DatasetError, match="a.jpg is 40 x 60, its annotations say 60 x 40"):
+        _load("user")
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(DatasetError, match="Cannot read the image file .*a.jpg"):
+        _load("user")

@@ -100,6 +100,7 @@ def test_class_counts_of_the_panoptic_forms(shapes):
 def _named(name: str, path, categories: dict[int, str]) -> str:
     contents = {"images": [{"id": 1, "file_name": "a.jpg", "height": 9, "width": 9}], "annotations": []}
     contents["categories"] = [{"id": i, "name": category} for i, category in categories.items()]
+    Image.new("L", (9, 9)).save(path / "a.jpg")
     (path / f"{name}.json").write_text(json.dumps(contents))
     register_coco_instances(name, {}, str(path / f"{name}.json"), str(path))
     return name

@@ -17,6 +17,7 @@ from pentamask.yolact.ssd_augmentation import (
     RandomExpand,
     SSDRandomCrop,
     StretchTransform,
+    build_ssd_augmentation,
     follow_ssd_augmentation,
 )
 
@@ -67,6 +68,22 @@ def test_half_of_the_images_expand_up_to_four_times():
     ratios = np.array([(t.orig_w + t.x0 + t.x1) / t.orig_w for t in expanded])
     assert all(min(t.x0, t.x1, t.y0, t.y1) >= 0 for t in expanded)
     assert 1 <= ratios.min() < 1.2 and 3.8 < ratios.max() <= 4 and 2.3 < ratios.mean() < 2.7
+
+
+def test_grey_images_stay_grey():
+    image = np.full((20, 30, 1), 100, np.uint8)
+    for seed in range(8):
+        random.seed(seed)
+        np.random.seed(seed)
+        inputs = T.AugInput(image, boxes=np.array([[5.0, 5, 25, 15]]))
+        inputs.crowd = np.zeros(1, bool)
+        T.AugmentationList(build_ssd_augmentation(16, "L"))(inputs)
+        assert inputs.image.shape == (16, 16, 1) and inputs.image.dtype == np.float32
+
+
+def test_other_channels_are_refused():
+    with pytest.raises(ValueError, match='INPUT.FORMAT is .YUV-BT.601.; choose "RGB", "BGR" or "L"'):
+        build_ssd_augmentation(16, "YUV-BT.601")
 
 
 def test_crops_contain_the_centre_of_an_object_that_is_no_crowd():

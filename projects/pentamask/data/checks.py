@@ -1,6 +1,7 @@
 """Looks at datasets while Detectron2 loads them, before it drops, changes or fails on anything."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -12,7 +13,9 @@ from detectron2.structures import BoxMode
 from pentamask.data.coco_checks import check_coco, check_shapes
 from pentamask.data.findings import AnnotationTable, Findings
 from pentamask.data.panoptic_checks import check_panoptic, explain_panoptic_file
+from pentamask.data.picture_checks import check_pictures
 
+_MAX_PICTURES = 50  # that are opened before training, evenly taken; check_data opens all
 logger = logging.getLogger(__name__)
 _done: set[tuple] = set()  # what was checked already: an evaluation during training loads its data again
 
@@ -22,7 +25,7 @@ class DatasetError(ValueError):
 
 
 @contextmanager
-def checked_datasets(names: Sequence[str], *, train: bool, masks: bool) -> Iterator[None]:
+def checked_datasets(names: Sequence[str], *, train: bool, masks: bool, pictures: bool = True) -> Iterator[None]:
     """Within, registered datasets are checked as soon as they are loaded.
 
     What is mended or left out is logged, one line for each kind.
@@ -31,21 +34,26 @@ def checked_datasets(names: Sequence[str], *, train: bool, masks: bool) -> Itera
         names: of the datasets.
         train: whether they are to be learnt from.
         masks: whether every object needs a mask.
+        pictures: whether some of the pictures are opened.
 
     Raises:
         DatasetError: the data has mistakes.
     """
+    if train:
+        _done.clear()  # a training begins
     with ExitStack() as stack:
         for name in set(names) & set(DatasetCatalog):
             load = DatasetCatalog[name]
             if (name, load, train, masks) in _done:
                 continue
             stack.callback(DatasetCatalog.__setitem__, name, load)
-            DatasetCatalog[name] = _checked(name, load, train=train, masks=masks)
+            DatasetCatalog[name] = _checked(name, load, train=train, masks=masks, pictures=pictures)
         yield
 
 
-def _checked(name: str, load: Callable[[], list[dict]], *, train: bool, masks: bool) -> Callable[[], list[dict]]:
+def _checked(
+    name: str, load: Callable[[], list[dict]], *, train: bool, masks: bool, pictures: bool
+) -> Callable[[], list[dict]]:
     """The function of a registered dataset, with checks."""
     metadata = MetadataCatalog.get(name)
 
@@ -64,6 +72,11 @@ def _checked(name: str, load: Callable[[], list[dict]], *, train: bool, masks: b
             report(name, "registered by a function", check_records(records, metadata, masks=masks))
         if "pan_seg_file_name" in first:
             report(name, metadata.get("panoptic_json"), check_panoptic(records, train=train))
+        if pictures and os.path.isdir(
+            os.path.dirname(first.get("file_name", ""))
+        ):  # else the missing folder is said elsewhere
+            some = np.unique(np.linspace(0, len(records) - 1, _MAX_PICTURES).astype(int))
+            report(name, f"{len(some)} of its pictures", check_pictures([records[i] for i in some])[1])
         _done.add((name, load, train, masks))
         return records
 

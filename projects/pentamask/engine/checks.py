@@ -110,18 +110,18 @@ def check_num_gpus(num_gpus: int) -> None:
 
 
 @contextmanager
-def checked_loading(names: Sequence[str], *, train: bool, masks: bool) -> Iterator[None]:
+def checked_loading(names: Sequence[str], *, train: bool, masks: bool, pictures: bool = True) -> Iterator[None]:
     """Within, datasets are checked when they are loaded, by one process of each machine.
 
     Args:
-        names, train, masks: as for `checked_datasets`.
+        names, train, masks, pictures: as for `checked_datasets`.
 
     Raises:
         BadInput: what goes wrong while they are loaded; names them and their files.
     """
     with dataset_errors(names):
         if comm.get_local_rank() == 0:
-            with checked_datasets(names, train=train, masks=masks):
+            with checked_datasets(names, train=train, masks=masks, pictures=pictures):
                 yield
         else:
             yield

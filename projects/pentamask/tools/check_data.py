@@ -92,7 +92,7 @@ def check_dataset(name: str, *, train: bool, masks: bool, output: str | None = N
         BadInput: it has mistakes.
     """
     check_registered(name, "--dataset")
-    with checked_loading([name], train=train, masks=masks):
+    with checked_loading([name], train=train, masks=masks, pictures=False):  # all are opened below
         records = DatasetCatalog.get(name)
     metadata = with_class_names(MetadataCatalog.get(name))
     summary, findings = check_pictures(records)

@@ -13,10 +13,12 @@ from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import BoxMode
 
+from pentamask.common import check_choice
 from pentamask.data.augmentation import OpenCVResizeTransform
 from pentamask.data.targets import AugmentedImage, TargetMaker
 
 _MEAN_RGB = (123.68, 116.78, 103.94)
+_MEANS = {"RGB": _MEAN_RGB, "BGR": _MEAN_RGB[::-1], "L": (117.38,)}  # the grey of ITU-R 601
 _MAX_EXPANSION = 4.0
 _MIN_CROP_SHARE = 0.3
 _CROP_OPTIONS, _CROP_TRIES = 6, 50
@@ -33,9 +35,13 @@ class PhotometricTransform(ColorAugSSDTransform):
         """`img` * alpha + beta, neither clipped nor rounded."""
         return img * np.float32(alpha) + np.float32(beta)
 
+    def saturation(self, img: np.ndarray) -> np.ndarray:
+        """With probability 0.5 scale the saturation of a BGR image; grey ones have none."""
+        return super().saturation(img) if img.shape[2] > 1 else img
+
     def hue(self, img: np.ndarray) -> np.ndarray:
         """With probability 0.5 turn the hue of a BGR image by up to `hue_delta` degrees (OpenCV's float HSV)."""
-        if random.randrange(2):
+        if img.shape[2] > 1 and random.randrange(2):
             img = cv2.cvtColor(img, cv2.COLOR_BGR2HSV)
             img[..., 0] = (img[..., 0] + random.uniform(-self.hue_delta, self.hue_delta)) % 360
             img = cv2.cvtColor(img, cv2.COLOR_HSV2BGR)
@@ -49,15 +55,15 @@ class MeanPadTransform(T.PadTransform):
         """
         Args:
             sizes: left, top, right and bottom margin, width and height of the image.
-            color: of the margin, (3,) in the image's channel order.
+            color: of the margin, (C,) in the image's channel order.
         """
         super().__init__(*sizes)
         self.color = color
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """(H, W, 3) -> (H', W', 3)."""
-        height, width = img.shape[:2]
-        canvas = np.empty((height + self.y0 + self.y1, width + self.x0 + self.x1, 3), img.dtype)
+        """(H, W, C) -> (H', W', C)."""
+        height, width, channels = img.shape
+        canvas = np.empty((height + self.y0 + self.y1, width + self.x0 + self.x1, channels), img.dtype)
         canvas[:] = self.color
         canvas[self.y0 : self.y0 + height, self.x0 : self.x0 + width] = img
         return canvas
@@ -135,12 +141,15 @@ def build_ssd_augmentation(image_size: int, image_format: str) -> list[T.Augment
 
     Args:
         image_size: side of the resulting square, in pixels.
-        image_format: order of the channels, "RGB" or "BGR".
+        image_format: the channels, "RGB", "BGR" or "L", grey.
+
+    Raises:
+        ValueError: other channels.
     """
-    color = _MEAN_RGB if image_format == "RGB" else _MEAN_RGB[::-1]
+    check_choice("INPUT.FORMAT", image_format, _MEANS)
     return [
-        PhotometricTransform(image_format),
-        RandomExpand(color),
+        PhotometricTransform("RGB" if image_format == "RGB" else "BGR"),
+        RandomExpand(_MEANS[image_format]),
         SSDRandomCrop(),
         T.RandomFlip(),
         Stretch(image_size),
