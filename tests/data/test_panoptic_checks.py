@@ -16,7 +16,9 @@ METADATA = {"thing_classes": ["a", "b"], "stuff_classes": ["a", "b"]}
 METADATA |= {"thing_dataset_id_to_contiguous_id": {1: 0}, "stuff_dataset_id_to_contiguous_id": {2: 1}}
 
 
-def _load(folder: Path, segments: list[dict] | None = None, *, train: bool = True, image: str = "1.jpg", **metadata):
+def _load(
+    folder: Path, segments: list[dict] | None = None, *, train: bool = True, image: str = "1.jpg", file=None, **metadata
+):
     """Register one 4x6 image, whose PNG has segments 1 (8 pixels) and 300 (16 pixels), and load it checked."""
     ids = np.zeros((4, 6, 3), np.uint8)
     ids[:, :2, 0] = 1
@@ -24,7 +26,8 @@ def _load(folder: Path, segments: list[dict] | None = None, *, train: bool = Tru
     Image.fromarray(ids).save(folder / "1.png")
     Image.new("RGB", (6, 4)).save(folder / image)
     annotations = [] if segments is None else [{"image_id": 1, "file_name": "1.png", "segments_info": segments}]
-    (folder / "panoptic.json").write_text(json.dumps({"annotations": annotations}))
+    contents = {"annotations": annotations, "categories": [{"id": 1, "isthing": 1}, {"id": 2, "isthing": 0}]}
+    (folder / "panoptic.json").write_text(json.dumps(contents | (file or {})))
     merged = {key: value for key, value in (METADATA | metadata).items() if value is not None}
     register_coco_panoptic("planted", merged, str(folder), str(folder), str(folder / "panoptic.json"))
     try:
@@ -80,3 +83,20 @@ def test_mistakes_in_the_registration(tmp_path):
         _load(tmp_path, _segments(), image="1.jpeg")
     with pytest.raises(DatasetError, match="lacks thing_dataset_id_to_contiguous_id .*{} for none"):
         _load(tmp_path, _segments(), stuff_dataset_id_to_contiguous_id=None)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ({"categories": []}, '"category_id" of segments that is no "id" of "categories": 1, 2'),
+        ({"categories": [{"id": 1}, {"id": 2, "isthing": 0}]}, '"categories" without "id" or "isthing": {\'id\': 1}'),
+        (
+            {"annotations": [{"image_id": "1", "file_name": "1.png", "segments_info": _segments()}]},
+            r"\"image_id\" that is the id of no image \(text and number are different\): '1'",
+        ),
+    ],
+)
+def test_what_the_evaluation_reads(tmp_path, file, message):
+    assert len(_load(tmp_path, _segments(), file=file)) == 1
+    with pytest.raises(DatasetError, match=message):
+        _load(tmp_path, _segments(), train=False, file=file)

@@ -9,10 +9,11 @@ import numpy as np
 import pycocotools.coco
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
 
 from pentamask.data.coco_checks import check_coco, check_shapes
 from pentamask.data.findings import AnnotationTable, Findings
-from pentamask.data.panoptic_checks import check_panoptic, explain_panoptic_file
+from pentamask.data.panoptic_checks import check_evaluated_file, check_panoptic, explain_panoptic_file
 from pentamask.data.picture_checks import check_pictures
 
 _MAX_PICTURES = 50  # that are opened before training, evenly taken; check_data opens all
@@ -72,6 +73,9 @@ def _checked(
             report(name, "registered by a function", check_records(records, metadata, masks=masks))
         if "pan_seg_file_name" in first:
             report(name, metadata.get("panoptic_json"), check_panoptic(records, train=train))
+        path = metadata.get("panoptic_json")
+        if not train and path and PathManager.isfile(path) and metadata.get("evaluator_type") == "coco_panoptic_seg":
+            report(name, path, check_evaluated_file(records, path))
         if pictures and os.path.isdir(
             os.path.dirname(first.get("file_name", ""))
         ):  # else the missing folder is said elsewhere

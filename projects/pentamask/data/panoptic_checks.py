@@ -89,6 +89,24 @@ def _check_files(records: Sequence[dict], findings: Findings, max_files: int | N
     findings.note("segments of PNG files are not listed and count as nothing", unlisted)
 
 
+def check_evaluated_file(records: list[dict], path: str) -> Findings:
+    """Check what the evaluation reads from a panoptic file: its classes, and that its images are those of `records`."""
+    findings = Findings()
+    with PathManager.open(path) as file:
+        contents = json.load(file)
+    categories = contents.get("categories") or []
+    wrong = [i for i, c in enumerate(categories) if not {"id", "isthing"} <= c.keys()]
+    findings.error('"categories" without "id" or "isthing"', wrong, lambda i: str(categories[i]))
+    known = {category.get("id") for category in categories}
+    annotations = contents.get("annotations") or []
+    used = {segment["category_id"] for annotation in annotations for segment in annotation["segments_info"]}
+    findings.error('"category_id" of segments that is no "id" of "categories"', sorted(used - known, key=str), repr)
+    images = {record.get("image_id") for record in records}
+    strays = [a["image_id"] for a in annotations if a["image_id"] not in images]
+    findings.error('"image_id" that is the id of no image (text and number are different)', strays, repr)
+    return findings
+
+
 def explain_panoptic_file(metadata: Metadata, error: Exception) -> Findings:
     """Why Detectron2 could not load a dataset of the "standard" form; nothing if the cause is not in its file."""
     findings = Findings()
