@@ -1,5 +1,6 @@
 """Looks at datasets while Detectron2 loads them, before it drops, changes or fails on anything."""
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +64,7 @@ def _checked(
 
     def load_and_check() -> list[dict]:
         try:
-            with _watched_coco_files(check_file) as seen:
+            with _watched_coco_files(check_file) as seen, _paused_garbage_collection():
                 records = load()
         except (KeyError, AssertionError, TypeError) as error:
             report(name, metadata.get("panoptic_json"), explain_panoptic_file(metadata, error))
@@ -108,6 +109,18 @@ def _watched_coco_files(check: Callable[[dict], None]) -> Iterator[list[str]]:
         yield seen
     finally:
         pycocotools.coco.COCO = original
+
+
+@contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """Within, Python does not look for garbage among the millions of objects of a large file again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def report(name: str, source: str | None, findings: Findings) -> None:
