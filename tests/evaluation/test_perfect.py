@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -78,6 +79,34 @@ def test_instances(tmp_path, registered, rle, removed):
     register_coco_instances("perfect", {}, _write_instances(tmp_path / "instances.json", removed, rle), str(tmp_path))
     results = _evaluate("perfect", tmp_path, {"instances": _perfect_instances({3: 0, 7: 1})})
     assert results["bbox"]["AP"] == results["segm"]["AP"] == pytest.approx(100)
+
+
+def test_a_dataset_that_a_function_registered(tmp_path, registered):
+    path = _write_instances(tmp_path / "instances.json")
+    register_coco_instances("source", {}, path, str(tmp_path))
+    records = [{**record, "annotations": record["annotations"]} for record in DatasetCatalog.get("source")]
+    DatasetCatalog.register("perfect", lambda: records)
+    MetadataCatalog.get("perfect").thing_classes = ["cat", "dog"]
+    output = {"instances": _perfect_instances({3: 0, 7: 1})}
+    for folder in ("one", "other"):  # the file that the first conversion made has gone
+        results = _evaluate("perfect", tmp_path / folder, output)
+        assert results["bbox"]["AP"] == results["segm"]["AP-dog"] == pytest.approx(100)
+        shutil.rmtree(tmp_path / folder)
+
+
+def test_150_objects_in_a_picture(tmp_path, registered):
+    """COCO's own evaluation would count the first 100."""
+    boxes = [(3 * (i % 15), 3 * (i // 15), 2, 2) for i in range(150)]
+    annotation = {"image_id": 1, "category_id": 3, "area": 4, "iscrowd": 0}
+    annotations = [{**annotation, "id": i + 1, "bbox": box} for i, box in enumerate(boxes)]
+    image = {"id": 1, "file_name": "1.jpg", "height": HEIGHT, "width": WIDTH}
+    contents = {"images": [image], "annotations": annotations, "categories": [{"id": 3, "name": "cat"}]}
+    (tmp_path / "dense.json").write_text(json.dumps(contents))
+    register_coco_instances("perfect", {}, str(tmp_path / "dense.json"), str(tmp_path))
+    xyxy = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in boxes], dtype=torch.float32)
+    found = Instances((HEIGHT, WIDTH), pred_boxes=Boxes(xyxy), scores=torch.linspace(0.9, 0.5, 150))
+    found.pred_classes = torch.zeros(150, dtype=torch.int64)
+    assert _evaluate("perfect", tmp_path, {"instances": found})["bbox"]["AP"] == pytest.approx(100)
 
 
 def _register_panoptic(folder, labels: dict[int, int], *, instances: bool, removed=()) -> dict:

@@ -169,3 +169,13 @@ def test_strides_are_the_backbones(given):
 def test_other_strides_than_the_backbones_are_refused():
     with pytest.raises(ValueError, match=r"MODEL\.FCOS\.FPN_STRIDES is \[8, 32\], but .* give \[8, 16\]"):
         FCOS(fcos_config(FPN_STRIDES=[8, 32]), LEVELS)
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(100, 50), (300, 300), (20, 20)])
+def test_detections_per_image_are_obeyed(wanted, expected):
+    """Detectron2's default leaves it to the recipe's own number."""
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    cfg.MODEL.FCOS.POST_NMS_TOPK_TEST, cfg.TEST.DETECTIONS_PER_IMAGE = 50, wanted
+    shapes = {f"p{level}": ShapeSpec(channels=32, stride=2**level) for level in range(3, 8)}
+    assert FCOS(cfg, shapes).test_limits.post_nms_topk == expected

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 from pentamask.engine.checks import BadInput
@@ -126,6 +127,34 @@ def test_a_lazy_config_trains_resumes_and_is_evaluated(lazy, tmp_path):
     assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 2
     checkpoint = f"train.init_checkpoint={out / 'model_final.pth'}"
     assert set(_run("--eval-only", *words, checkpoint)) == {"bbox", "segm"}
+
+
+def test_several_test_sets_are_evaluated_one_by_one(lazy, tiny, tmp_path):
+    """Each has results of its own; "shapes_again" has classes, and neither a file nor a type."""
+    again = [{**record} for record in DatasetCatalog.get("shapes_val")[:2]]
+    DatasetCatalog.register("shapes_again", lambda: again)
+    MetadataCatalog.get("shapes_again").thing_classes = MetadataCatalog.get("shapes_val").thing_classes
+    try:
+        sets = ["shapes_val", "shapes_again"]
+        words = [*lazy("BlendMask/R_50_1x.py"), f"dataloader.test.dataset.names=[{','.join(sets)}]"]
+        for results in (
+            _run("--eval-only", *words),
+            _run("--eval-only", "--config-file", CONFIG, *tiny, "DATASETS.TEST", str(sets)),
+        ):
+            assert {name: set(tasks) for name, tasks in results.items()} == dict.fromkeys(sets, {"bbox", "segm"})
+        for name in sets:
+            assert (tmp_path / "out" / "inference" / name / "coco_instances_results.json").exists()
+    finally:
+        DatasetCatalog.remove("shapes_again")
+        MetadataCatalog.pop("shapes_again")
+
+
+def test_what_cannot_be_evaluated_is_said_before_training(tiny, tmp_path):
+    with pytest.raises(BadInput, match=r"'shapes_val_panoptic_stuffonly' cannot be evaluated: .* 'sem_seg', which thi"):
+        _run("--config-file", CONFIG, *tiny, "DATASETS.TEST", "('shapes_val_panoptic_stuffonly',)")
+    with pytest.raises(BadInput, match=r"SOLVER.BEST_METRIC is 'segm/ap'; the evaluation gives .*segm/AP"):
+        _run("--config-file", CONFIG, *tiny, "SOLVER.BEST_METRIC", "segm/ap")
+    assert (tmp_path / "out" / "metrics.json").read_text() == ""
 
 
 LOSSES = {

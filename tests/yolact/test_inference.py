@@ -67,6 +67,16 @@ def test_detection_thresholds_priors_and_suppresses_as_configured(nms_type, coun
     assert found.classes[0] == 0 and found.coefficients[0].tolist() == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("nms_type", ["fast", "batched", "cross_class"])
+@pytest.mark.parametrize("limit", [3, 250])
+def test_as_many_detections_as_wanted(nms_type, limit):
+    """More than the NMS's own top-k, and less; 300 boxes of one class beside each other."""
+    priors = torch.tensor([[x / 20 + 0.025, y / 20 + 0.025, 0.03, 0.03] for y in range(15) for x in range(20)])
+    logits = torch.tensor([[0.0, 5.0]]).expand(300, 2)
+    postprocessor = Postprocessor(image_size=400, nms_type=nms_type, max_detections=limit)
+    assert len(postprocessor.detect(torch.zeros(300, 4), logits, torch.ones(300, 1), priors).scores) == limit
+
+
 def test_unknown_nms_is_refused():
     with pytest.raises(ValueError, match="MODEL.YOLACT.NMS_TYPE is 'soft'"):
         Postprocessor(image_size=64, nms_type="soft")

@@ -1,5 +1,6 @@
 """Trains and evaluates what a LazyConfig describes, as Detectron2's lazyconfig_train_net.py."""
 
+import copy
 import logging
 import os
 from typing import Any
@@ -19,9 +20,11 @@ from pentamask.engine.checks import (
     check_lazy_class_counts,
     check_registered,
     checked_loading,
+    dataset_errors,
     did_you_mean,
 )
 from pentamask.engine.loss_report import LossReport
+from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 
 
@@ -62,13 +65,43 @@ def _keys(node: DictConfig, prefix: str = "") -> list[str]:
 
 
 def evaluate_lazy(cfg: DictConfig, model: nn.Module) -> dict:
-    """Task to metric to value of `model` on `cfg.dataloader.test`; empty without `cfg.dataloader.evaluator`."""
+    """The results of `model` on `cfg.dataloader.test`: task to metric to value, of several datasets name to those.
+
+    They are empty without `cfg.dataloader.evaluator`.
+    """
+    results = {}
+    for name, part in _test_sets(cfg).items():
+        results[name] = inference_on_dataset(model, _build_loader(part, "test"), instantiate(part.dataloader.evaluator))
+        print_csv_format(results[name])
+    return next(iter(results.values())) if len(results) == 1 else results
+
+
+def rehearse_lazy(cfg: DictConfig, model: nn.Module) -> None:
+    """As `Trainer.rehearse_test`."""
+    metrics, sets = [], _test_sets(cfg)
+    for name, part in sets.items():
+        loader = _build_loader(part, "test")
+        with dataset_errors([name]):
+            evaluator = instantiate(part.dataloader.evaluator)
+        found = rehearse_evaluation(name, evaluator, loader, model)
+        metrics += [f"{name}/{metric}" for metric in found] if len(sets) > 1 else found
+    check_best_metric("train.checkpointer.best_metric", cfg.train.checkpointer.get("best_metric", ""), metrics)
+
+
+def _test_sets(cfg: DictConfig) -> dict[str, DictConfig]:
+    """For every test dataset `cfg` with that one only; none without an evaluator."""
     if "evaluator" not in cfg.dataloader:
         return {}
-    loader = _build_loader(cfg, "test")
-    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
-    print_csv_format(results)
-    return results
+    names = dataset_names(cfg, "test")
+    if len(names) == 1:
+        return {names[0]: cfg}
+    parts = {name: copy.deepcopy(cfg) for name in names}
+    for name, part in parts.items():
+        part.dataloader.test.dataset.names = name
+        part.dataloader.evaluator.dataset_name = name
+        # The results of several sets would overwrite each other.
+        part.dataloader.evaluator.output_folder = os.path.join(part.dataloader.evaluator.output_folder, name)
+    return parts
 
 
 def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
@@ -87,11 +120,12 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
     if eval_only:
         model = create_ddp_model(model)
         PentamaskCheckpointer(model, cfg.train.output_dir).resume_or_load(cfg.train.init_checkpoint, resume=resume)
+        rehearse_lazy(cfg, model)
         return evaluate_lazy(cfg, model)
     logging.getLogger("detectron2").info("Model:\n%s", model)
     trainer = _build_trainer(cfg, model)
     check_class_names(dataset_names(cfg, "train"), dataset_names(cfg, "test"), masks=learns_masks(cfg))
-    _build_loader(cfg, "test")  # finds errors now rather than after the training
+    rehearse_lazy(cfg, model)
     results: dict[str, Any] = {}
 
     def evaluate() -> dict:

@@ -17,9 +17,10 @@ from torch import nn
 from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.loader import build_train_loader
 from pentamask.data.mapper import MaskDatasetMapper
-from pentamask.engine.checks import check_class_counts, check_dataset_files, checked_loading
+from pentamask.engine.checks import check_class_counts, check_dataset_files, checked_loading, dataset_errors
 from pentamask.engine.loss_report import LossReport
 from pentamask.engine.optimizer import build_optimizer
+from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 from pentamask.evaluation import build_evaluator
 
@@ -102,7 +103,26 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
         """The evaluators for a dataset; they write to `output_folder`, by default OUTPUT_DIR/inference."""
-        return build_evaluator(dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        # As Detectron2 does it, but the results of several sets would overwrite each other.
+        folder = os.path.join(folder, dataset_name) if len(cfg.DATASETS.TEST) > 1 else folder
+        return build_evaluator(dataset_name, folder)
+
+    @classmethod
+    def rehearse_test(cls, cfg: CfgNode, model: nn.Module) -> None:
+        """Build everything that the evaluation of DATASETS.TEST needs and try it on one picture of each.
+
+        Raises:
+            BadInput: a set cannot be evaluated, or SOLVER.BEST_METRIC is no metric.
+        """
+        metrics = []
+        for name in cfg.DATASETS.TEST:
+            loader = cls.build_test_loader(cfg, name)
+            with dataset_errors([name]):
+                evaluator = cls.build_evaluator(cfg, name)
+            found = rehearse_evaluation(name, evaluator, loader, model)
+            metrics += [f"{name}/{metric}" for metric in found] if len(cfg.DATASETS.TEST) > 1 else found
+        check_best_metric("SOLVER.BEST_METRIC", cfg.SOLVER.BEST_METRIC, metrics)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict:

@@ -1,5 +1,6 @@
 """COCO's average precision for models that score their masks by themselves."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 
@@ -8,6 +9,8 @@ from detectron2.data import Metadata
 from detectron2.evaluation import COCOEvaluator
 from pycocotools.coco import COCO
 
+_COCO_LIMIT = 100  # detections of an image that count
+
 
 class MaskScoreCOCOEvaluator(COCOEvaluator):
     """Detectron2's `COCOEvaluator`, except that mask AP ranks instances by `mask_scores` where they have them.
@@ -15,11 +18,15 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
     Box AP and everything else go by `scores`. Results on disk hold "score" and "mask_score". As in centermask2's
     released code, the first instance of the data set decides whether there are mask scores. It also evaluates the
     things of "standard" panoptic sets, at which the parent stops, and annotations that lack what can be filled in.
+    All predictions count where an image has more than COCO's 100, unless `max_dets_per_image` is given.
     """
 
-    def __init__(self, dataset_name: str, **options: object) -> None:
+    def __init__(self, dataset_name: str, *, max_dets_per_image: int | None = None, **options: object) -> None:
         """Args: as those of `COCOEvaluator`."""
-        super().__init__(dataset_name, **options)
+        # A converted dataset is not taken from an earlier run, whose data may have been another's.
+        options = {"allow_cached_coco": False, **options}
+        super().__init__(dataset_name, max_dets_per_image=max_dets_per_image, **options)
+        self._counts_all = max_dets_per_image is None
         if self._do_evaluation:
             complete_annotations(self._coco_api)
 
@@ -36,6 +43,9 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         results = list(chain.from_iterable(p["instances"] for p in predictions))
         self._number_things(results)
+        if self._counts_all:
+            most = max(Counter(result["image_id"] for result in results).values(), default=0)
+            self._max_dets_per_image = [1, 10, max(_COCO_LIMIT, most)]
         wanted = self._tasks
         tasks = wanted or self._tasks_from_predictions(results)
         if not results or "mask_score" not in results[0] or "segm" not in tasks:

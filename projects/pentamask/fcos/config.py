@@ -49,6 +49,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
             PRE_NMS_TOPK_TEST=1000,
             NMS_TH=0.6,
             POST_NMS_TOPK_TRAIN=100,
+            # Counts while TEST.DETECTIONS_PER_IMAGE is Detectron2's 100; any other value of that replaces it.
             POST_NMS_TOPK_TEST=100,
         ),
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode, configurable, get_cfg
 from detectron2.layers import ShapeSpec, cat
 from detectron2.structures import ImageList, Instances
 from fvcore.nn import sigmoid_focal_loss
@@ -17,6 +17,8 @@ from .head import FCOSHead, FCOSOutputs
 from .locations import level_locations
 from .losses import ctrness_targets, location_loss, smoothed_ious
 from .targets import fcos_targets, level_ranges, mask_centroids
+
+_DEFAULT_DETECTIONS: int = get_cfg().TEST.DETECTIONS_PER_IMAGE
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class FCOS(nn.Module):
             "thresh_with_ctr": node.THRESH_WITH_CTR,
             "nms_thresh": node.NMS_TH,
             "train_limits": DetectionLimits(node.INFERENCE_TH_TRAIN, node.PRE_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TRAIN),
-            "test_limits": DetectionLimits(node.INFERENCE_TH_TEST, node.PRE_NMS_TOPK_TEST, node.POST_NMS_TOPK_TEST),
+            "test_limits": DetectionLimits(node.INFERENCE_TH_TEST, node.PRE_NMS_TOPK_TEST, _max_detections(cfg)),
         }
 
     def forward(
@@ -319,6 +321,12 @@ class FCOS(nn.Module):
         if self.cls_normalizer == "all":
             return reduce_mean(num_fg.new_tensor(float(num_locations))).clamp(min=1)
         return num_fg
+
+
+def _max_detections(cfg: CfgNode) -> int:
+    """TEST.DETECTIONS_PER_IMAGE if it is not Detectron2's default, else the number of the authors' recipes."""
+    wanted = cfg.TEST.DETECTIONS_PER_IMAGE
+    return cfg.MODEL.FCOS.POST_NMS_TOPK_TEST if wanted == _DEFAULT_DETECTIONS else wanted
 
 
 def _flatten(x: Tensor) -> Tensor:

@@ -68,8 +68,7 @@ def main(args: argparse.Namespace) -> dict:
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     check_class_names(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, masks=cfg.MODEL.MASK_ON)
-    for name in cfg.DATASETS.TEST:
-        Trainer.build_test_loader(cfg, name)  # finds errors now rather than after the training
+    Trainer.rehearse_test(cfg, trainer.model)
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([hooks.EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
     trainer.train()
@@ -80,6 +79,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict:
     """Evaluate MODEL.WEIGHTS (with `resume` the last checkpoint) on DATASETS.TEST and compare with EXPECTED_RESULTS."""
     model = Trainer.build_model(cfg)
     PentamaskCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    Trainer.rehearse_test(cfg, model)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))

@@ -64,8 +64,8 @@ class Postprocessor:
             image_size: side of the network input, in pixels; only greedy NMS depends on it.
             score_thresh: prior boxes take part if their best class scores above it.
             nms_type: "fast", "cross_class" or "batched" (see nms.py).
-            nms_thresh, nms_topk: of the NMS; greedy NMS has no top-k.
-            max_detections: limit for an image; cross-class NMS has only its top-k.
+            nms_thresh, nms_topk: of the NMS; greedy NMS has no top-k. It is never below `max_detections`.
+            max_detections: limit for an image.
             final_score_thresh: after NMS keep scores above it; 0 keeps all.
             crop_masks: crop masks to their boxes.
             rescore_boxes: with mask rescoring, let the new score be that of the box too.
@@ -73,7 +73,7 @@ class Postprocessor:
         check_choice("MODEL.YOLACT.NMS_TYPE", nms_type, ("fast", "cross_class", "batched"))
         self.image_size = image_size
         self.score_thresh = score_thresh
-        self.nms_type, self.nms_thresh, self.nms_topk = nms_type, nms_thresh, nms_topk
+        self.nms_type, self.nms_thresh, self.nms_topk = nms_type, nms_thresh, max(nms_topk, max_detections)
         self.max_detections = max_detections
         self.final_score_thresh = final_score_thresh
         self.crop_masks = crop_masks
@@ -109,8 +109,8 @@ class Postprocessor:
     def nms(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The configured NMS of (n, 4) boxes with (K, n) scores: see `fast_nms`."""
         if self.nms_type == "cross_class":
-            return cross_class_fast_nms(boxes, scores, self.nms_thresh, self.nms_topk)
-        if self.nms_type == "fast":
+            kept = cross_class_fast_nms(boxes, scores, self.nms_thresh, self.nms_topk)
+        elif self.nms_type == "fast":
             kept = fast_nms(boxes, scores, self.nms_thresh, self.nms_topk)
         else:
             kept = greedy_nms(boxes * self.image_size, scores, self.nms_thresh, self.score_thresh)
