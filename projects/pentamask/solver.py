@@ -1,4 +1,4 @@
-"""Config keys of optimizers and checkpoints that Detectron2 does not have."""
+"""Config keys of optimizers, checkpoints and weights that Detectron2 does not have."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ class SolverNode(CfgNode, metaclass=_MergeableWithCfgNode):
 
 
 def add_solver_config(cfg: CfgNode) -> None:
-    """Add the keys that `pentamask.engine` reads below SOLVER beyond Detectron2's, in place; set keys are kept.
+    """Add the keys that `pentamask.engine` reads beyond Detectron2's, in place; set keys are kept.
 
     Args:
         cfg: a config from `detectron2.config.get_cfg()`.
@@ -52,3 +52,5 @@ def add_solver_config(cfg: CfgNode) -> None:
     add_defaults(cfg.SOLVER, LR_MULTIPLIERS=[])
     # Newest checkpoints to keep, 0 for all; and a metric whose best checkpoint is kept besides, as "segm/AP".
     add_defaults(cfg.SOLVER, CHECKPOINT_KEEP=0, BEST_METRIC="")
+    # Load what fits of MODEL.WEIGHTS, even if it is of another model or, in evaluation, leaves parts of it random.
+    add_defaults(cfg.MODEL, WEIGHTS_PARTIAL=False)

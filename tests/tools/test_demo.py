@@ -12,8 +12,10 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.engine import default_argument_parser
+from detectron2.modeling import build_model
 from PIL import Image
 
+from pentamask.checkpoint.loader import CheckpointError
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.engine.checks import BadInput
 from pentamask.engine.lazy import load_lazy_config
@@ -46,6 +48,15 @@ def test_patterns_and_files_into_a_new_folder(images, tiny, tmp_path, monkeypatc
     assert len(messages) == 3
     for path, message in zip(sorted(glob.glob(images + "/00000[123].jpg")), messages):
         assert re.fullmatch(rf"{path}: detected [1-9]\d* instances in .*s", message), message
+
+
+def test_weights_that_do_not_fill_the_model_are_refused(images, tiny, tmp_path):
+    weights = build_model(load_config(find_config_file(CONFIG), tiny)).state_dict()
+    torch.save({k: v for k, v in weights.items() if k.startswith("backbone.bottom_up.")}, tmp_path / "body.pth")
+    words = ["--input", os.path.join(images, "000001.jpg"), "--output", str(tmp_path / "out.jpg"), "--opts", *tiny]
+    with pytest.raises(CheckpointError, match=r"body\.pth: .*evaluation mode needs every entry"):
+        _run(*words, "MODEL.WEIGHTS", str(tmp_path / "body.pth"))
+    _run(*words, "MODEL.WEIGHTS", str(tmp_path / "body.pth"), "MODEL.WEIGHTS_PARTIAL", "True")
 
 
 def test_a_folder_with_brackets_in_its_name(images, tmp_path):

@@ -6,16 +6,19 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
+from detectron2.modeling import build_model
 
+from pentamask.checkpoint.loader import CheckpointError
 from pentamask.engine.checks import BadInput
 from pentamask.engine.lazy import load_lazy_config
-from pentamask.engine.load_config import find_config_file
+from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.tools import train_net
 
 CONFIG = "configs/shapes/BlendMask_R_50_thin.yaml"
@@ -77,6 +80,31 @@ def test_a_checkpoint_of_another_model_ends_in_one_line(tiny, tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last_line = done.stderr.strip().splitlines()[-1]
     assert re.match(r"train_net: error: .*other.pth: This checkpoint does not belong to the BlendMask", last_line)
+
+
+def write_backbone(model: torch.nn.Module, path: Path) -> str:
+    """The body of a model without its heads, as an ImageNet file."""
+    torch.save({k: v for k, v in model.state_dict().items() if k.startswith("backbone.bottom_up.")}, path)
+    return str(path)
+
+
+def test_only_a_training_takes_a_backbone(tiny, tmp_path):
+    weights = write_backbone(build_model(load_config(CONFIG, tiny)), tmp_path / "body.pth")
+    words = ["--config-file", CONFIG, *tiny, "MODEL.WEIGHTS", weights]
+    assert set(_run(*words)) == {"bbox", "segm"}
+    with pytest.raises(CheckpointError, match=r"body\.pth: .*evaluation mode needs every entry"):
+        _run("--eval-only", *words)
+    assert set(_run("--eval-only", *words, "MODEL.WEIGHTS_PARTIAL", "True")) == {"bbox", "segm"}
+
+
+def test_only_a_training_of_a_lazy_config_takes_a_backbone(lazy, tmp_path):
+    words = lazy("BlendMask/R_50_1x.py")
+    model = instantiate(load_lazy_config(find_config_file(words[1]), words[2:]).model)
+    words.append(f"train.init_checkpoint={write_backbone(model, tmp_path / 'body.pth')}")
+    assert set(_run(*words)) == {"bbox", "segm"}
+    with pytest.raises(CheckpointError, match=r"body\.pth: .*evaluation mode needs every entry"):
+        _run("--eval-only", *words)
+    assert set(_run("--eval-only", *words, "train.weights_partial=True")) == {"bbox", "segm"}
 
 
 @pytest.mark.parametrize(

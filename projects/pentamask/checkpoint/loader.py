@@ -10,12 +10,13 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from pentamask.checkpoint.files import read_checkpoint
-from pentamask.checkpoint.key_map import sample
+from pentamask.checkpoint.key_map import PARTIAL_HINT, accept_partial_weights, refuse_nonfinite, sample
 
 _logger = logging.getLogger(__name__)
 _TEMPORARY = ".writing"
@@ -36,8 +37,9 @@ class PentamaskCheckpointer(DetectionCheckpointer):
 
     Reads `.pth` and the like with `weights_only`, `.pkl` with `load_pickle`, and `.safetensors`. The weights may be
     under "model", under "state_dict", or be the whole file. Files are written completely or not at all, and a training
-    resumes from the newest file that is whole. Everything else is Detectron2's: `?matching_heuristics=True`, Caffe2
-    names, and the report of missing, unused and misshaped entries.
+    resumes from the newest file that is whole. A model in evaluation mode is filled completely, and from no file with
+    more than that. Everything else is Detectron2's: `?matching_heuristics=True`, Caffe2 names, and the report of
+    missing, unused and misshaped entries.
 
     Attributes:
         resumed_from: the file that `resume_or_load` resumed from, None if it did not.
@@ -45,6 +47,15 @@ class PentamaskCheckpointer(DetectionCheckpointer):
 
     resumed_from: str | None = None
     _checked: tuple[str, dict[str, Any]] | None = None  # a file that was read already, to save reading it again
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, partial: bool = False, **kwargs: Any) -> None:
+        """
+        Args:
+            model, save_dir, kwargs: as for `DetectionCheckpointer`.
+            partial: load what fits of any file into any model; what does not is a warning.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self._partial = partial
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load `path` (a file or an address that Detectron2 knows; "" loads nothing) into the model.
@@ -75,6 +86,15 @@ class PentamaskCheckpointer(DetectionCheckpointer):
     def _torch_load(self, f: str) -> dict[str, Any]:
         checked, self._checked = self._checked, None
         return checked[1] if checked is not None and checked[0] == f else read_checkpoint(f)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        self._convert_ndarray_to_tensor(checkpoint["model"])
+        refuse_nonfinite(checkpoint["model"])
+        with accept_partial_weights(self._partial):
+            incompatible = super()._load_model(checkpoint)
+        if not (self.model.training or self._partial):
+            _refuse_incomplete(incompatible)
+        return incompatible
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write `name`.pth, with the states of everything that is checkpointed and with `kwargs`, completely or not.
@@ -173,6 +193,22 @@ class PentamaskCheckpointer(DetectionCheckpointer):
         return None
 
 
+def _refuse_incomplete(incompatible: Any) -> None:
+    """Raise `ValueError` with what Detectron2 only warns of."""
+    misshaped = [f"{name} {theirs} instead of {ours}" for name, theirs, ours in incompatible.incorrect_shapes]
+    findings = {
+        "missing": incompatible.missing_keys,
+        "unused": incompatible.unexpected_keys,
+        "of another shape": misshaped,
+    }
+    if any(findings.values()):
+        report = "; ".join(f"{title}: {sample(names)}" for title, names in findings.items() if names)
+        raise ValueError(
+            f"The checkpoint does not fill the model: {report}. Check that MODEL.WEIGHTS and the config file name the "
+            f"same model. {PARTIAL_HINT}"
+        )
+
+
 def _optimizer_settings(state: Any) -> list[tuple[int, bool, bool]]:
     """Of each parameter group in the optimizers' states within `state`: its size, and what tells SGD from Adam.
 
@@ -209,23 +245,6 @@ def _written_at_once(path: str) -> Iterator[IO[bytes]]:
         raise CheckpointError(f"Cannot write {path}: {error}. Older checkpoints are as they were.") from error
 
 
-class _CompleteCheckpointer(PentamaskCheckpointer):
-    """Refuses what Detectron2 only warns of."""
-
-    def _load_model(self, checkpoint: Any) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        misshaped = [f"{name} {theirs} instead of {ours}" for name, theirs, ours in incompatible.incorrect_shapes]
-        findings = {
-            "missing": incompatible.missing_keys,
-            "unused": incompatible.unexpected_keys,
-            "of another shape": misshaped,
-        }
-        if any(findings.values()):
-            report = "; ".join(f"{title}: {sample(names)}" for title, names in findings.items() if names)
-            raise ValueError(f"The checkpoint does not fill the model: {report}.")
-        return incompatible
-
-
 def load_completely(model: nn.Module, path: str) -> None:
     """Load `path` into `model`, where training from a backbone or with other classes is not wanted.
 
@@ -234,7 +253,8 @@ def load_completely(model: nn.Module, path: str) -> None:
         CheckpointError: the file cannot be read safely, belongs to another model, lacks an entry of `model`, or has
             one that is not its.
     """
-    _CompleteCheckpointer(model).load(path)
+    with inference_context(model):
+        PentamaskCheckpointer(model).load(path)
 
 
 def _fetch_with_query(path: str) -> str:

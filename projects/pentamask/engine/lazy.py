@@ -117,9 +117,11 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
         FloatingPointError: a loss is not finite; names it, the learning rate and the images.
     """
     model = instantiate(cfg.model).to(cfg.train.device)
+    partial = cfg.train.get("weights_partial", False)
     if eval_only:
-        model = create_ddp_model(model)
-        PentamaskCheckpointer(model, cfg.train.output_dir).resume_or_load(cfg.train.init_checkpoint, resume=resume)
+        model = create_ddp_model(model.eval())  # before loading: nothing may be left to training
+        checkpointer = PentamaskCheckpointer(model, cfg.train.output_dir, partial=partial)
+        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
         rehearse_lazy(cfg, model)
         return evaluate_lazy(cfg, model)
     logging.getLogger("detectron2").info("Model:\n%s", model)
@@ -133,7 +135,7 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
         results.update(evaluate_lazy(cfg, trainer.model))
         return results
 
-    checkpointer = PentamaskCheckpointer(trainer.model, cfg.train.output_dir, trainer=trainer)
+    checkpointer = PentamaskCheckpointer(trainer.model, cfg.train.output_dir, partial=partial, trainer=trainer)
     main = comm.is_main_process()
     complete_last_line(os.path.join(cfg.train.output_dir, "metrics.json"))
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else None

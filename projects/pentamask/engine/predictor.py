@@ -27,9 +27,9 @@ class Predictor:
             cfg: the whole config; MODEL.WEIGHTS or train.init_checkpoint is loaded.
             confidence_threshold: instances and panoptic things with a lower score are left out.
         """
-        self.model, self.mapper, weights = _build(cfg)
+        self.model, self.mapper, weights, partial = _build(cfg)
         self.model.eval()
-        PentamaskCheckpointer(self.model).load(weights)
+        PentamaskCheckpointer(self.model, partial=partial).load(weights)
         self.confidence_threshold = confidence_threshold
         if hasattr(self.model, "combine_instances_score_thresh"):
             # Applied when a panoptic map is put together; afterwards a lower threshold could bring nothing back.
@@ -63,9 +63,12 @@ class Predictor:
         return id_map, [s for s in segments if s["id"] not in weak]
 
 
-def _build(cfg: CfgNode | DictConfig) -> tuple[nn.Module, DatasetMapper, str]:
-    """The model, the test loader's mapper, which knows the size and colours that it takes, and its weights."""
+def _build(cfg: CfgNode | DictConfig) -> tuple[nn.Module, DatasetMapper, str, bool]:
+    """The model, the test loader's mapper, which knows the size and colours that it takes, its weights, and whether
+    they may be partial."""
     if isinstance(cfg, CfgNode):
-        return build_model(cfg), MaskDatasetMapper(cfg, is_train=False), cfg.MODEL.WEIGHTS
+        mapper = MaskDatasetMapper(cfg, is_train=False)
+        return build_model(cfg), mapper, cfg.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS_PARTIAL
     model = instantiate(cfg.model).to(cfg.train.device)
-    return model, instantiate(cfg.dataloader.test.mapper), cfg.train.init_checkpoint
+    partial = cfg.train.get("weights_partial", False)
+    return model, instantiate(cfg.dataloader.test.mapper), cfg.train.init_checkpoint, partial

@@ -38,7 +38,9 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         # Here, because one of the hooks takes the checkpointer along.
-        self.checkpointer = PentamaskCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = PentamaskCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, partial=self.cfg.MODEL.WEIGHTS_PARTIAL, trainer=weakref.proxy(self)
+        )
         return add_resume_hooks(
             super().build_hooks(),
             self.model,

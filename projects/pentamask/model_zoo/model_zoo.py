@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.checkpoint.loader import PentamaskCheckpointer, load_completely
 from pentamask.config import add_pentamask_config, translate_config
 from pentamask.model_zoo.catalog import list_releases
 
@@ -94,7 +94,10 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
     else:
         model, weights = instantiate(config.model), config.get("train", {}).get("init_checkpoint", "")
         model = model if device is None else model.to(device)
-    PentamaskCheckpointer(model).load(weights)
+    if trained:
+        load_completely(model, weights)
+    else:
+        PentamaskCheckpointer(model).load(weights)
     return model
 
 

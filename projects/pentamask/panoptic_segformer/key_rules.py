@@ -9,8 +9,6 @@ _RENAMES = (
     # Files of a backbone alone: torchvision's ResNet, PVTv2, Swin.
     (r"^(conv1|bn1|layer[1-4]|layers|patch_embed[1-4]?|block[1-4]|norm[1-4])\.", r"backbone.\1."),
     # ResNet, from torchvision's names to Detectron2's.
-    (r"^backbone\.conv1\.", "backbone.stem.conv1."),
-    (r"^backbone\.bn1\.", "backbone.stem.conv1.norm."),
     *torchvision_resnet_renames("backbone."),
     # Neck.
     (r"^neck\.extra_convs\.0\.", "neck.extra_conv."),
@@ -46,8 +44,7 @@ KEY_RULES = KeyRules(
     authors="zhiqi-li/Panoptic-SegFormer",
     signature=(r"^location_decoder\.",),
     renames=_RENAMES,
-    # And what backbone files have for their classification.
-    ignored=(UNUSED, r"^(fc|head|norm)\.", r"\.attn_mask$"),
+    ignored=(UNUSED, r"\.attn_mask$"),
     # Sized by the number of classes.
     optional=(r"^location_decoder\.cls_branches\.", r"^stuff_query\.", r"^cls_stuff_branches\."),
     backbone="backbone.",

@@ -18,11 +18,11 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from pentamask.checkpoint.files import read_checkpoint
-from pentamask.checkpoint.key_map import KeyRules, recognise, sample
+from pentamask.checkpoint.key_map import KeyRules, known_rules, recognise, sample
 from pentamask.checkpoint.loader import PentamaskCheckpointer, load_completely
 from pentamask.engine.checks import BadInput
 from pentamask.engine.load_config import find_config_file, load_config
-from pentamask.plugin import declared, find_model_class, registered_models
+from pentamask.plugin import declared, find_model_class
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -93,12 +93,6 @@ def _file_errors(prefix: str) -> Iterator[None]:
     except (ValueError, OSError, ImportError) as error:
         message = str(error)
         raise BadInput(message if prefix in message else f"{prefix}: {message}") from error
-
-
-def known_rules() -> list[KeyRules]:
-    """The key rules of all registered models."""
-    rules = [declared(model_class, "key_rules") for model_class in registered_models()]
-    return [rule for i, rule in enumerate(rules) if rule is not None and rule not in rules[:i]]
 
 
 def _check_family(keys: list[str], model: nn.Module, args: argparse.Namespace) -> KeyRules:

@@ -77,8 +77,9 @@ def main(args: argparse.Namespace) -> dict:
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict:
     """Evaluate MODEL.WEIGHTS (with `resume` the last checkpoint) on DATASETS.TEST and compare with EXPECTED_RESULTS."""
-    model = Trainer.build_model(cfg)
-    PentamaskCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    model = Trainer.build_model(cfg).eval()  # before loading: nothing may be left to training
+    checkpointer = PentamaskCheckpointer(model, save_dir=cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     Trainer.rehearse_test(cfg, model)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:

@@ -29,7 +29,7 @@ KEY_RULES = KeyRules(
         (r"^prediction_layers\.0\.", "prediction_head."),
         (r"^maskiou_net\.maskiou_net\.", "mask_iou_net."),
     ),
-    # An unused third extra level, older duplicates of the stages, and ImageNet's classifier.
-    ignored=(r"^backbone\.downsample_layers\.[2-9]\.", r"^backbone\.layer\d", r"^fc\."),
+    # An unused third extra level, and older duplicates of the stages.
+    ignored=(r"^backbone\.downsample_layers\.[2-9]\.", r"^backbone\.layer\d"),
     optional=(r"^prediction_head\.conf_layer\.", r"^semantic_seg_conv\.", r"^mask_iou_net\.10\."),
 )
