@@ -8,7 +8,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from pentamask import model_zoo
-from pentamask.config import add_pentamask_config, translate_config
+from pentamask.config import add_pentamask_config, merge_yaml, translate_config
 from pentamask.engine.checks import BadInput, did_you_mean
 
 
@@ -36,21 +36,23 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
         overrides: keys and values in turn.
 
     Raises:
-        BadInput: an unknown key, a value of the wrong type, or a file that is not YAML.
+        BadInput: an unknown key, a value of the wrong type, or a file that is not YAML, or asks for code to be run.
     """
     cfg = get_cfg()
     add_pentamask_config(cfg)
     for source, merge in (
-        (config_file, lambda: cfg.merge_from_file(config_file)),
+        (config_file, lambda: merge_yaml(cfg, config_file)),
         ("the command line", lambda: cfg.merge_from_list(overrides)),
     ):
         try:
             merge()
-        except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as error:
+        except Exception as error:  # malformed files end in errors of many types
             # str() of a KeyError is the repr of its message.
-            message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+            message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+            if not isinstance(error, (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError)):
+                message = f"{type(error).__name__}: {message}"
             hint = did_you_mean(message.rsplit(" ", 1)[-1], _keys(cfg)) if "Non-existent" in message else ""
-            raise BadInput(f"In {source}: {message}.{hint}") from error
+            raise BadInput(f"In {source}: {' '.join(message.split())}.{hint}") from error
     translate_config(cfg)
     return cfg
 

@@ -1,7 +1,7 @@
 """The functions of `detectron2.model_zoo`, over pentamask's configs."""
 
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer, load_completely
-from pentamask.config import add_pentamask_config, translate_config
+from pentamask.config import add_pentamask_config, merge_yaml, translate_config
 from pentamask.model_zoo.catalog import list_releases
 
 
@@ -26,14 +26,15 @@ def get_config_file(config_path: str) -> str:
     """Path of a shipped config, in the installed package or the checkout.
 
     Args:
-        config_path: name relative to pentamask's `configs/`, for example "BlendMask/R_50_1x.yaml"; or the absolute path
-            of a file of your own, such as one of the authors.
+        config_path: name relative to pentamask's `configs/`, for example "BlendMask/R_50_1x.yaml". A file of your own
+            is read by `pentamask.engine.load_config.load_config`.
 
     Raises:
         RuntimeError: there is no such config.
     """
-    file = _config_root() / config_path
-    if not file.is_file():
+    name = PurePath(config_path)
+    file = _config_root() / name
+    if name.is_absolute() or ".." in name.parts or not file.is_file():
         raise RuntimeError(f"{config_path} not available in Model Zoo! pentamask.model_zoo.list_models() names them.")
     return str(file)
 
@@ -70,7 +71,7 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
         return config
     cfg = get_cfg()
     add_pentamask_config(cfg)
-    cfg.merge_from_file(file)
+    merge_yaml(cfg, file)
     translate_config(cfg)
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
