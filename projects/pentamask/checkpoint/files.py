@@ -1,12 +1,12 @@
 """Reading Detectron2's, torch's and safetensors' files without running what they contain."""
 
-import pickle
-import re
 from typing import Any
 
+import numpy as np
 import torch
 
 from pentamask.checkpoint.safe_pickle import load_pickle
+from pentamask.checkpoint.torch_files import load_torch
 
 
 def read_checkpoint(filename: str) -> dict[str, Any]:
@@ -21,41 +21,62 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
         ImportError: a `.safetensors` file without the package safetensors.
     """
     if filename.endswith(".pkl"):
-        return _unify_pickle(load_pickle(filename), filename)
-    checkpoint = _read_safetensors(filename) if filename.endswith(".safetensors") else _read_torch(filename)
-    return checkpoint if "model" in checkpoint else {"model": checkpoint.get("state_dict", checkpoint)}
-
-
-def _unify_pickle(data: Any, filename: str) -> dict[str, Any]:
-    """Detectron2's own `.pkl` files as they are; Caffe2's and Detectron1's with the request to match names."""
-    if not isinstance(data, dict):
-        raise ValueError(f"{filename} holds a {type(data).__name__} instead of a dictionary of weights.")
-    if "model" in data and "__author__" in data:
-        return data
-    blobs = data.get("blobs", data)  # Detectron1's detectors have "blobs", its ImageNet models do not
-    weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
-    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
-
-
-def _read_torch(filename: str) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{filename} was not loaded: {_explain(error)}") from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"{filename} holds a {type(checkpoint).__name__} instead of a dictionary of weights.")
+        checkpoint = _unify_pickle(_dictionary(load_pickle(filename), filename))
+    elif filename.endswith(".safetensors"):
+        checkpoint = {"model": _read_safetensors(filename)}
+    else:
+        checkpoint = _unify_torch(_dictionary(load_torch(filename), filename))
+    checkpoint["model"] = _weights(checkpoint["model"], filename)
     return checkpoint
 
 
-def _explain(error: Exception) -> str:
-    """Why torch refused a file: the class or function it asks for, or that it is broken."""
-    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if refused is None:
-        return "it is not a checkpoint of tensors, or is cut short."
-    return (
-        f"besides tensors it asks for {refused[1].rstrip('.')}, and such a file can run any code. If you trust it, "
-        "read it with torch.load(..., weights_only=False) yourself and save its weights only."
-    )
+def _dictionary(data: Any, filename: str) -> dict[str, Any]:
+    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
+        kind = "dict with other keys than names" if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"{filename} holds a {kind} instead of a dictionary of weights.")
+    return data
+
+
+def _weights(data: Any, filename: str) -> dict[str, Any]:
+    """Names to dense arrays or tensors, of which the file has all the values."""
+    weights = _dictionary(data, filename)
+    for name, value in weights.items():
+        if isinstance(value, np.generic):
+            weights[name] = np.asarray(value)
+        elif not isinstance(value, (np.ndarray, torch.Tensor)):
+            raise ValueError(f"{filename} holds a {type(value).__name__} instead of weights under {name!r}.")
+        elif isinstance(value, torch.Tensor) and not _is_stored(value):
+            raise ValueError(f"{filename} holds a tensor without all of its values under {name!r}.")
+    return weights
+
+
+def _is_stored(value: torch.Tensor) -> bool:
+    """Not one that is sparse, of the device "meta", or repeats a few values so often that it fits no memory."""
+    if value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def _unify_torch(data: dict[str, Any]) -> dict[str, Any]:
+    """The weights under "model", from where they are or, in pycls' files, with the request to match names."""
+    if "model" in data:
+        return data
+    if "model_state" in data:
+        weights = _dictionary(data["model_state"], "model_state")
+        weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+        return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+    return {"model": data.get("state_dict", data)}
+
+
+def _unify_pickle(data: dict[str, Any]) -> dict[str, Any]:
+    """Detectron2's own `.pkl` files as they are; Caffe2's and Detectron1's with the request to match names."""
+    if "model" in data and "__author__" in data:
+        return data
+    blobs = _dictionary(
+        data.get("blobs", data), '"blobs"'
+    )  # Detectron1's detectors have "blobs", its ImageNet models do not
+    weights = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def _read_safetensors(filename: str) -> dict[str, Any]:
@@ -66,5 +87,5 @@ def _read_safetensors(filename: str) -> dict[str, Any]:
         raise ImportError(f"{filename} needs the package safetensors: pip install safetensors") from error
     try:
         return load_file(filename)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"{filename} is not a safetensors file, or is cut short: {error}") from error

@@ -35,7 +35,7 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
 class PentamaskCheckpointer(DetectionCheckpointer):
     """`DetectionCheckpointer` for files from anywhere: nothing in a file is executed, and errors name the file.
 
-    Reads `.pth` and the like with `weights_only`, `.pkl` with `load_pickle`, and `.safetensors`. The weights may be
+    Reads `.pkl` with `load_pickle`, `.safetensors`, and all others as torch's with `load_torch`. The weights may be
     under "model", under "state_dict", or be the whole file. Files are written completely or not at all, and a training
     resumes from the newest file that is whole. A model in evaluation mode is filled completely, and from no file with
     more than that. Everything else is Detectron2's: `?matching_heuristics=True`, Caffe2 names, and the report of
@@ -76,16 +76,16 @@ class PentamaskCheckpointer(DetectionCheckpointer):
             raise CheckpointError(message if path in message else f"{path}: {message}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if not filename.endswith(".pkl"):
-            return super()._load_file(filename)
-        checkpoint = read_checkpoint(filename)
-        if parse_qs(self._parsed_url_during_load.query).get("matching_heuristics") == ["True"]:
-            checkpoint["matching_heuristics"] = True
-        return checkpoint
-
-    def _torch_load(self, f: str) -> dict[str, Any]:
         checked, self._checked = self._checked, None
-        return checked[1] if checked is not None and checked[0] == f else read_checkpoint(f)
+        checkpoint = checked[1] if checked is not None and checked[0] == filename else read_checkpoint(filename)
+        queries = parse_qs(self._parsed_url_during_load.query)
+        if queries.pop("matching_heuristics", None) == ["True"]:
+            checkpoint["matching_heuristics"] = True
+        if queries:
+            raise ValueError(
+                f"{self._parsed_url_during_load.geturl()}: ?{', '.join(queries)} has no meaning for a file."
+            )
+        return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         self._convert_ndarray_to_tensor(checkpoint["model"])
