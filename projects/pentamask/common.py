@@ -126,3 +126,17 @@ def reduce_mean(value: Tensor) -> Tensor:
         torch.distributed.all_reduce(value)
         value /= comm.get_world_size()
     return value
+
+
+def mean_count(count: Tensor) -> Tensor:
+    """What a worker divides a sum over its elements by, so that the workers' average is the mean over all elements.
+
+    Every worker has to call it, also one without elements.
+
+    Args:
+        count: any shape, numbers of this worker's elements.
+
+    Returns:
+        The mean over all workers, and at least one element in all; floating point, so that the sum stays what it is.
+    """
+    return reduce_mean(count.float()).clamp(min=1 / comm.get_world_size())

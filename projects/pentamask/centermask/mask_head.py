@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from pentamask.common import at_least_float32, register
+from pentamask.common import at_least_float32, mean_count, register
 from pentamask.ops import spatial_attention
 
 
@@ -69,8 +69,11 @@ def mask_targets(instances: list[Instances], size: int) -> Tensor:
 
 
 def mask_loss(selected_logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy (Mask R-CNN, section 3) of (R, S, S) logits and bool targets; 0 without RoIs."""
-    if len(targets) == 0:
-        return selected_logits.sum() * 0
+    """Mean binary cross-entropy (Mask R-CNN, section 3) of (R, S, S) logits and bool targets; 0 without RoIs.
+
+    The mean is over the RoIs of all workers, see `mean_count`.
+    """
     logits = at_least_float32(selected_logits)
-    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+    total = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
+    num_rois = mean_count(torch.tensor(len(targets), device=logits.device))
+    return total / (num_rois * logits.shape[1] * logits.shape[2])

@@ -12,7 +12,7 @@ from detectron2.structures import BitMasks, PolygonMasks
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from pentamask.common import at_least_float32, check_choice
+from pentamask.common import at_least_float32, check_choice, mean_count
 
 
 class MaskIoUHead(nn.Module):
@@ -87,7 +87,7 @@ class MaskIoUHead(nn.Module):
         return self.maskiou(F.relu(self.maskiou_fc2(x)))
 
     def loss(self, pred_ious: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
-        """Half the mean squared error over the RoIs with a target above 0, times the weight.
+        """Half the mean squared error over the RoIs of all workers with a target above 0, times the weight.
 
         Args:
             pred_ious: (R, K) output of `forward`.
@@ -95,10 +95,9 @@ class MaskIoUHead(nn.Module):
             targets: (R,) see `mask_iou_targets`.
         """
         positive = (targets > 0).nonzero()[:, 0]
-        if len(positive) == 0:
-            return pred_ious.sum() * 0
         pred = at_least_float32(pred_ious)[positive, classes[positive]]
-        return self.loss_weight * 0.5 * F.mse_loss(pred, targets[positive].to(pred.dtype))
+        total = F.mse_loss(pred, targets[positive].to(pred.dtype), reduction="sum")
+        return self.loss_weight * 0.5 * total / mean_count((targets > 0).sum())
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
+from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -23,6 +23,7 @@ from pentamask.engine.checks import (
     dataset_errors,
     did_you_mean,
 )
+from pentamask.engine.launch import distribute
 from pentamask.engine.loss_report import LossReport
 from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
@@ -119,9 +120,14 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
     model = instantiate(cfg.model).to(cfg.train.device)
     partial = cfg.train.get("weights_partial", False)
     if eval_only:
+<<<<<<< HEAD
         model = create_ddp_model(model.eval())  # before loading: nothing may be left to training
         checkpointer = PentamaskCheckpointer(model, cfg.train.output_dir, partial=partial)
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+=======
+        model = distribute(model)
+        PentamaskCheckpointer(model, cfg.train.output_dir).resume_or_load(cfg.train.init_checkpoint, resume=resume)
+>>>>>>> a3424e1 (torchrun and Slurm start trainings, also on the CPU; several processes learn what one would)
         rehearse_lazy(cfg, model)
         return evaluate_lazy(cfg, model)
     logging.getLogger("detectron2").info("Model:\n%s", model)
@@ -169,7 +175,7 @@ def _build_trainer(cfg: DictConfig, model: nn.Module) -> SimpleTrainer:
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     loader = _build_loader(cfg, "train")
-    model = create_ddp_model(model, **cfg.train.ddp)
+    model = distribute(model, **cfg.train.ddp)
     return (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 
@@ -18,6 +19,7 @@ from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.loader import build_train_loader
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.engine.checks import check_class_counts, check_dataset_files, checked_loading, dataset_errors
+from pentamask.engine.launch import distribute
 from pentamask.engine.loss_report import LossReport
 from pentamask.engine.optimizer import build_optimizer
 from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation
@@ -32,15 +34,24 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(cfg)
+        TrainerBase.__init__(self)  # the rest as in DefaultTrainer, which cannot distribute a model on the CPU
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
         check_class_counts(cfg, cfg.DATASETS.TRAIN)  # also where a subclass makes another loader
-        self._loss_report = LossReport(self.model)
+        model = distribute(model, broadcast_buffers=False)
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = PentamaskCheckpointer(
+            model, cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL, trainer=weakref.proxy(self)
+        )
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self._loss_report = LossReport(model)
+        self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        # Here, because one of the hooks takes the checkpointer along.
-        self.checkpointer = PentamaskCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, partial=self.cfg.MODEL.WEIGHTS_PARTIAL, trainer=weakref.proxy(self)
-        )
+        """Detectron2's, with those of `pentamask.engine.resume`."""
         return add_resume_hooks(
             super().build_hooks(),
             self.model,

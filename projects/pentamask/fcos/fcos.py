@@ -10,7 +10,7 @@ from detectron2.structures import ImageList, Instances
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 
-from pentamask.common import at_least_float32, check_choice, derive, reduce_mean
+from pentamask.common import at_least_float32, check_choice, derive, mean_count, reduce_mean
 
 from .decode import decode_level, select_detections
 from .head import FCOSHead, FCOSOutputs
@@ -248,7 +248,7 @@ class FCOS(nn.Module):
         labels, reg_targets, gt_inds = self.label_locations(outputs, gt_instances)
         logits = cat([_flatten(x) for x in outputs.logits])
         pos_inds = (labels != self.num_classes).nonzero(as_tuple=True)[0]
-        num_fg = reduce_mean(torch.tensor(float(len(pos_inds)), device=logits.device)).clamp(min=1)
+        num_fg = mean_count(torch.tensor(len(pos_inds), device=logits.device))
 
         target = torch.zeros_like(logits)
         target[pos_inds, labels[pos_inds]] = 1
@@ -319,7 +319,7 @@ class FCOS(nn.Module):
             self.moving_num_fg.mul_(0.9).add_(0.1 * num_fg)
             return self.moving_num_fg.clone()
         if self.cls_normalizer == "all":
-            return reduce_mean(num_fg.new_tensor(float(num_locations))).clamp(min=1)
+            return mean_count(num_fg.new_tensor(num_locations))
         return num_fg
 
 

@@ -12,7 +12,7 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou_loss
 
-from pentamask.common import reduce_mean
+from pentamask.common import mean_count
 
 from .location_decoder import Locations
 from .matcher import Things, Weights, dice_costs, match
@@ -50,7 +50,7 @@ class DecodedMasks:
 
 @dataclass
 class Counts:
-    """Segments a worker has on average, at least 1: the normalisers, and the balance of things and stuff."""
+    """Segments a worker has on average (see `mean_count`): the normalisers, and the balance of things and stuff."""
 
     things: Tensor
     stuff: Tensor
@@ -58,7 +58,7 @@ class Counts:
     @classmethod
     def of(cls, things: int, stuff: int, device: torch.device) -> "Counts":
         """The mean over workers of the counts in this worker's batch."""
-        counts = reduce_mean(torch.tensor([things, stuff], dtype=torch.float32, device=device)).clamp(min=1)
+        counts = mean_count(torch.tensor([things, stuff], device=device))
         return cls(things=counts[0], stuff=counts[1])
 
     @property

@@ -7,14 +7,15 @@ import argparse
 import sys
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, hooks, launch
+from detectron2.engine import default_argument_parser, default_setup, hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from pentamask.checkpoint.loader import CheckpointError, PentamaskCheckpointer
-from pentamask.engine.checks import BadInput, check_class_names, check_config, check_num_gpus, check_weights
+from pentamask.engine.checks import BadInput, check_class_names, check_config, check_weights
+from pentamask.engine.launch import launch
 from pentamask.engine.lazy import load_lazy_config, run_lazy
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 from pentamask.engine.trainer import Trainer
@@ -93,15 +94,7 @@ def cli() -> None:
     """The command line; bad input ends in one line on stderr and exit status 1."""
     args = default_argument_parser().parse_args()
     try:
-        check_num_gpus(args.num_gpus)
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        launch(main, args)
     except (BadInput, CheckpointError) as error:
         sys.exit(f"train_net: error: {error}")
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
+from pentamask.common import mean_count
+
 from .anchors import encode_boxes
 from .mask_networks import MaskIoUNet
 from .masks import assemble_masks, crop_masks
@@ -133,18 +135,18 @@ class YolactLoss:
 
         Returns:
             The authors' terms: B (boxes), C (classes), M (masks), S (semantic) and with `mask_iou_net` I (mask IoU).
-            All but S are divided by the number of positives in the batch.
+            All but S are divided by the number of positives in the batches of all workers, see `mean_count`.
         """
         matches = self.match(priors, targets)
-        num_positives = matches.positive.sum().clamp(min=1)
         mask_loss, mask_iou_loss = self._mask_losses(outputs, prototypes, matches, targets, mask_iou_net)
+        num_positives = mean_count(matches.positive.sum())
         losses = {
             "B": self.box_weight * box_loss(outputs.loc, priors, matches, targets) / num_positives,
             "C": self.class_weight * class_loss(outputs.logits, matches, self.negative_ratio) / num_positives,
             "M": self.mask_weight * mask_loss / num_positives,
             "S": self.semantic_weight * semantic_loss(semantic_logits, targets),
         }
-        if mask_iou_net is not None:
+        if mask_iou_loss is not None:
             losses["I"] = self.mask_iou_weight * mask_iou_loss / num_positives
         return losses
 
