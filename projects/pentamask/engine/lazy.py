@@ -120,14 +120,9 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
     model = instantiate(cfg.model).to(cfg.train.device)
     partial = cfg.train.get("weights_partial", False)
     if eval_only:
-<<<<<<< HEAD
-        model = create_ddp_model(model.eval())  # before loading: nothing may be left to training
+        model = distribute(model.eval())  # before loading: nothing may be left to training
         checkpointer = PentamaskCheckpointer(model, cfg.train.output_dir, partial=partial)
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-=======
-        model = distribute(model)
-        PentamaskCheckpointer(model, cfg.train.output_dir).resume_or_load(cfg.train.init_checkpoint, resume=resume)
->>>>>>> a3424e1 (torchrun and Slurm start trainings, also on the CPU; several processes learn what one would)
         rehearse_lazy(cfg, model)
         return evaluate_lazy(cfg, model)
     logging.getLogger("detectron2").info("Model:\n%s", model)
