@@ -1,3 +1,5 @@
+from unittest import mock
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -96,11 +98,16 @@ def test_no_detections(tiny_cfg):
     assert len(instances) == 0 and instances.pred_masks.shape == (0, *SIZE)
 
 
-def test_panoptic(tiny_cfg):
+@pytest.fixture
+def panoptic_cfg(tiny_cfg):
     tiny_cfg.MODEL.RESNETS.OUT_FEATURES = tiny_cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     tiny_cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED = True
-    tiny_cfg.MODEL.FCOS.INFERENCE_TH_TEST = 0.0
-    model = build_model(tiny_cfg).train()
+    return tiny_cfg
+
+
+def test_panoptic(panoptic_cfg):
+    panoptic_cfg.MODEL.FCOS.INFERENCE_TH_TEST = 0.0
+    model = build_model(panoptic_cfg).train()
     with pytest.raises(ValueError, match="sem_seg"):
         model(inputs(ground_truth()))
     losses = model(inputs(ground_truth(), sem_seg=torch.ones(SIZE, dtype=torch.long)))
@@ -108,8 +115,42 @@ def test_panoptic(tiny_cfg):
     with torch.no_grad():
         result = model.eval()([{"image": inputs(None)[0]["image"], "height": 32, "width": 40}])[0]
     assert result["sem_seg"].shape == (4, 32, 40)
-    segmentation, segments = result["panoptic_seg"]
-    assert segmentation.shape == (32, 40) and isinstance(segments, list)
+    assert result["panoptic_seg"][0].shape == (32, 40)
+
+
+def test_padding_is_ignored_by_the_semantic_loss_and_background_of_the_bases(panoptic_cfg):
+    model = build_model(panoptic_cfg).train()
+    seen = {}
+    model.panoptic_module.register_forward_pre_hook(lambda m, args: seen.update(sem_seg=args[1]))
+    maps = dict.fromkeys(("sem_seg", "basis_sem"), torch.ones(SIZE, dtype=torch.long))
+    with mock.patch.object(model.basis_module, "losses", wraps=model.basis_module.losses) as losses:
+        model(inputs(ground_truth(), **maps))
+    # 80 columns are padded to 96.
+    for padded, value in ((seen["sem_seg"], 255), (losses.call_args.args[1], 0)):
+        assert padded.shape == (1, 64, 96)
+        assert (padded[..., :80] == 1).all() and (padded[..., 80:] == value).all()
+
+
+def test_panoptic_thresholds_are_those_of_the_config(panoptic_cfg):
+    """Columns of 8: the second instance has 3 of its 5 columns to itself, the third scores too low; 4 columns of stuff
+    1 remain, and 2 of stuff 2, which are too few."""
+    combine = panoptic_cfg.MODEL.PANOPTIC_FPN.COMBINE
+    combine.OVERLAP_THRESH, combine.INSTANCES_CONFIDENCE_THRESH, combine.STUFF_AREA_LIMIT = 0.45, 0.3, 20
+    detections = Instances((8, 13))
+    detections.pred_boxes = Boxes(torch.tensor([[0.0, 0, 4, 8], [2, 0, 7, 8], [7, 0, 9, 8]]))
+    detections.scores, detections.pred_classes = torch.tensor([0.9, 0.4, 0.2]), torch.tensor([0, 1, 2])
+    detections.pred_masks = torch.ones(3, 1, 28, 28)
+    sem_seg = torch.zeros(1, 4, 8, 13)
+    sem_seg[:, 1, :, 7:11] = sem_seg[:, 2, :, 11:] = sem_seg[:, 0, :, :7] = 1
+    (result,) = build_model(panoptic_cfg)._postprocess([{}], [(8, 13)], [detections], sem_seg)
+    ids, segments = result["panoptic_seg"]
+    assert ids[0].tolist() == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 0, 0]
+    assert [(s["isthing"], s["category_id"]) for s in segments] == [(True, 0), (True, 1), (False, 1)]
+
+
+def test_attention_starts_small(tiny_cfg):
+    top_layer = build_model(tiny_cfg).top_layer
+    assert top_layer.weight.std().item() == pytest.approx(0.01, rel=0.05) and not top_layer.bias.any()
 
 
 def test_visualize_adds_bases_and_the_semantic_map_of_each_image(tiny_cfg):

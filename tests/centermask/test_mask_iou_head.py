@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.structures import BitMasks, PolygonMasks
 
 from pentamask.centermask import MaskIoUHead
@@ -80,6 +81,13 @@ def test_loss_is_half_the_mean_square_over_positive_targets(head):
     torch.testing.assert_close(loss, torch.tensor(0.5 * (0.5**2 + 0.4**2) / 2))
     none = head.loss(pred, classes, torch.zeros(3, dtype=torch.float64))
     assert none == 0 and none.requires_grad
+
+
+def test_the_loss_has_the_weight_of_the_config(tiny_cfg):
+    tiny_cfg.MODEL.MASKIOU_LOSS_WEIGHT = 3.0
+    head = MaskIoUHead(tiny_cfg, ShapeSpec(channels=3, height=14, width=14))
+    loss = head.loss(torch.tensor([[0.5]]), torch.tensor([0]), torch.tensor([0.9]))
+    torch.testing.assert_close(loss, torch.tensor(3 * 0.5 * 0.4**2))
 
 
 def test_the_loss_reaches_masks_and_features(head):

@@ -64,6 +64,18 @@ def test_the_norm_of_all_gradients_is_clipped(cfg, enabled):
     torch.testing.assert_close(after, torch.tensor(0.5) if enabled else before)
 
 
+def test_the_norm_is_of_the_wanted_type(cfg):
+    cfg.merge_from_list(["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"])
+    cfg.merge_from_list(["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 4.0, "SOLVER.CLIP_GRADIENTS.NORM_TYPE", 1.0])
+    net = nn.Linear(3, 2)
+    optimizer = build_optimizer(cfg, net)
+    for p in net.parameters():
+        p.grad = torch.full_like(p, -3.0)
+    optimizer.step()
+    # 8 gradients of 3 have the 1-norm 24, which becomes 4.
+    torch.testing.assert_close(net.weight.grad, torch.full((2, 3), -0.5))
+
+
 def test_sgd_is_detectron2s(cfg):
     cfg.SOLVER.OPTIMIZER = "SGD"
     assert isinstance(build_optimizer(cfg, model()), torch.optim.SGD)

@@ -6,6 +6,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
 from pentamask.fcos import FCOS, FCOSHead, add_fcos_config
+from pentamask.fcos.head import ModulatedDeformConv, Tower
 
 SHAPES = [(4, 5), (2, 3)]
 IMAGES = ImageList(torch.zeros(2, 3, 32, 40), [(32, 40), (30, 32)])
@@ -87,6 +88,20 @@ def test_losses_are_finite_and_reach_every_parameter(gt, box_quality):
     positives = results["positives"]
     assert len(positives.pos_inds) == len(positives.top_feats) == len(positives.gt_ctrs)
     assert (len(positives.pos_inds) > 0) == (gt is not NONE)
+
+
+def test_the_iou_target_gives_no_gradient_to_boxes():
+    fcos = build(box_quality="iou")
+    outputs = fcos.fcos_head(list(features().values()))
+    reg = outputs.reg[0].detach().requires_grad_()
+    losses = fcos.losses(outputs._replace(reg=[reg, outputs.reg[1]]), SOME)[1]
+    assert torch.autograd.grad(losses["loss_fcos_iou"], reg, allow_unused=True, retain_graph=True) == (None,)
+    assert torch.autograd.grad(losses["loss_fcos_loc"], reg)[0].any()
+
+
+def test_the_last_convolution_of_a_tower_is_the_deformable_one():
+    tower = Tower(32, 3, "none", num_levels=1, last_deformable=True)
+    assert [type(layer) for layer in list(tower)[::2]] == [nn.Conv2d, nn.Conv2d, ModulatedDeformConv]
 
 
 def test_gt_inds_count_over_the_batch():

@@ -80,6 +80,15 @@ def test_heads_train_and_predict(head, choice, outputs):
     assert ((found.pred_masks >= 0) & (found.pred_masks <= 1)).all()
 
 
+@pytest.mark.parametrize("head", [FCNMaskHead, MLPMaskHead])
+def test_softmax_loss_has_the_weight_of_the_head(head):
+    model = head(config(ACTIVATION="softmax"), ShapeSpec(channels=8, height=7, width=7), loss_weight=3.0)
+    x = torch.randn(3, 8, 7, 7)
+    with EventStorage():
+        loss = model.train()(x, [foreground(3)])["loss_mask"]
+    torch.testing.assert_close(loss, 3 * softmax_mask_loss(model.layers(x), [foreground(3)]))
+
+
 def test_bad_choices_name_the_keys():
     shape = ShapeSpec(channels=8, height=7, width=7)
     with pytest.raises(ValueError, match="ACTIVATION is 'tanh'"):
@@ -111,6 +120,17 @@ def test_roi_warp_rounds_to_cells():
     torch.testing.assert_close(result[0, 0], expected)
 
 
+def test_roi_warp_takes_the_wanted_samples():
+    """Four samples of a bin, of which one falls on the only cell that is not 0; one sample falls between cells."""
+    x = torch.zeros(1, 1, 8, 8)
+    x[0, 0, 2, 2] = 1
+    rois = torch.tensor([[0, 8.0, 8.0, 12.0, 12.0]])  # cells 2 and 3: samples at 2 and 3, or at 2.5
+    assert ROIWarp((1, 1), 0.25, 2)(x, rois).item() == pytest.approx(1 / 4)
+    rois = torch.tensor([[0, 8.0, 8.0, 20.0, 20.0]])  # cells 2 to 5: at 2.5 and 4.5, or at 3.5
+    assert ROIWarp((1, 1), 0.25, 2)(x, rois).item() == pytest.approx(1 / 16)
+    assert ROIWarp((1, 1), 0.25, 1)(x, rois).item() == 0
+
+
 @pytest.mark.parametrize("pooler_type, level_class", [("ROIAlignMax", ROIAlignMax), ("ROIWarp", ROIWarp)])
 def test_every_level_gets_the_pooler(pooler_type, level_class):
     pooler = ROIPooler(7, (0.25, 0.125), 0, "ROIAlignV2")
@@ -125,7 +145,9 @@ def test_pooler_of_the_config_reaches_the_heads(base):
     cfg = model_zoo.get_config(f"MaskRCNN/{base}.yaml")
     cfg.MODEL.DEVICE = "meta"
     cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE = cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = "ROIWarp"
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO = cfg.MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO = 3
     with torch.device("meta"):
         heads = build_model(cfg).roi_heads
     poolers = [m for m in heads.modules() if isinstance(m, ROIPooler)]
-    assert poolers and all(isinstance(level, ROIWarp) for p in poolers for level in p.level_poolers)
+    levels = [level for pooler in poolers for level in pooler.level_poolers]
+    assert levels and all(isinstance(level, ROIWarp) and level.resample.sampling_ratio == 3 for level in levels)

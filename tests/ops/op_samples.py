@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -24,7 +25,8 @@ OPS = {
     "spatial_attention": Op(ops.spatial_attention, reference.spatial_attention, (0, 1), (0, 1)),
     "ms_deform_attn": Op(ops.ms_deform_attn, reference.ms_deform_attn, (0, 3, 4), (0, 4)),
 }
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 
 
 def off_centre(locations: Tensor, sizes: list[tuple[int, int]]) -> Tensor:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from op_samples import DEVICES, OPS, SMALL, assert_near, blend_args, cast, deform_args, run, sam_args
+from op_samples import DEVICES, OPS, SMALL, assert_near, blend_args, cast, deform_args, needs_cuda, run, sam_args
 from torch import Tensor
 
 from pentamask.ops import has_compiled_ops
@@ -232,7 +232,7 @@ def test_wrong_arguments_are_named(name: str, index: int, change, error: str) ->
         OPS[name].function(*args)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 @pytest.mark.parametrize("name", ["blend", "ms_deform_attn"])
 def test_atomic_adds_are_announced(name: str) -> None:
     op, args = OPS[name], cast(name, SMALL[name](), torch.float32, "cuda")

@@ -1,5 +1,7 @@
 """Losses of hand-made predictions."""
 
+import math
+
 import pytest
 import torch
 
@@ -75,6 +77,21 @@ def test_masks_are_matched_on_their_own():
     locations = Locations(torch.zeros(1, 3, 4), torch.zeros(1, 1, 3, 2), torch.full((1, 1, 3, 4), 0.5))
     queries, objects = match_masks(locations, 0, torch.tensor([0, 2]), halves("r", "l"), things("l", "r"), WEIGHTS)
     assert queries.tolist() == [0, 1] and objects.tolist() == [1, 0]
+
+
+def test_classes_count_twice_when_masks_are_matched():
+    """Classes speak for one pairing, masks for the other.
+
+    A class of probability 1/2 costs (0.25 - 0.75) / 4 * log 2 = -0.087 and one of 1/4 costs 0.25 * 9/16 * log 4 -
+    0.75 / 16 * log 4/3 = 0.181: two wrong classes cost 0.54 more, and twice that if they count twice. Two wrong masks
+    cost 2 times the weight of dice.
+    """
+    quarter = math.log(1 / 3)
+    logits = torch.tensor([[0.0, quarter], [quarter, 0.0]])
+    locations = Locations(torch.zeros(1, 2, 4), logits[None, None], torch.full((1, 1, 2, 4), 0.5))
+    arguments = (locations, 0, torch.tensor([0, 1]), halves("r", "l"), things("l", "r"))
+    assert match_masks(*arguments, Weights(1.0, 0.0, 0.0, 0.4))[1].tolist() == [0, 1]  # 0.8 is less than 1.07
+    assert match_masks(*arguments, Weights(1.0, 0.0, 0.0, 0.6))[1].tolist() == [1, 0]  # 1.2 is more
 
 
 def stuff_loss(gt, gt_things, masks, logits=(0.0, 0.0)):

@@ -48,6 +48,22 @@ def test_deformable_attention_starts_in_the_directions_of_its_heads():
     assert not attention.sampling_offsets.weight.any() and not attention.attention_weights.weight.any()
 
 
+def test_boxes_start_an_eighth_of_the_image_wide():
+    """sigmoid(-2) = 0.12 in the first layer; the later ones start by changing nothing."""
+    sizes = {"channels": 32, "hidden_channels": 32, "num_heads": 4, "num_levels": 4, "num_points": 2, "dropout": 0.0}
+    decoder = LocationDecoder(num_queries=5, num_classes=3, num_layers=2, **sizes)
+    assert decoder.reg_branches[0][-1].bias.tolist() == [0, 0, -2, -2]
+    assert decoder.reg_branches[1][-1].bias.tolist() == [0, 0, 0, 0]
+    torch.testing.assert_close(decoder.cls_branches[0].bias.sigmoid(), torch.full((3,), 0.01))
+
+
+def test_level_embeddings_start_with_unit_variance():
+    torch.manual_seed(0)
+    sizes = {"channels": 256, "hidden_channels": 8, "num_heads": 4, "num_layers": 0, "num_points": 2, "dropout": 0.0}
+    embeds = DeformableEncoder(in_channels=[4, 8, 8], **sizes).level_embeds
+    assert embeds.std().item() == pytest.approx(1, abs=0.1) and embeds.mean().item() == pytest.approx(0, abs=0.1)
+
+
 def test_padding_reaches_no_query():
     attention = MultiScaleDeformableAttention(32, 4, 4, 2).double()
     attention.reset_parameters()

@@ -110,6 +110,16 @@ def test_results(tiny_cfg):
 
 
 @torch.no_grad()
+def test_semantic_scores_are_class_score_times_mask_value(tiny_cfg):
+    """The larger of two masks of class 1; the other thing classes have none."""
+    model = build_model(tiny_cfg)
+    masks = torch.tensor([[[0.2, 0.8]], [[0.6, 0.4]], [[1.0, 0.5]], [[0.0, 0.3]]])
+    scores, labels = torch.tensor([0.5, 0.25, 0.9, 1.0]), torch.tensor([1, 1, 3, 4])
+    expected = torch.tensor([[[0, 0]], [[0.15, 0.4]], [[0, 0]], [[0.9, 0.45]], [[0, 0.3]]])
+    torch.testing.assert_close(model._sem_seg(masks, scores, labels, (1, 2)), expected)
+
+
+@torch.no_grad()
 def test_each_task_alone_gives_the_same(tiny_cfg):
     model = build_model(tiny_cfg).eval()
     model.stuff_mask_decoder.tail.linear.bias.fill_(1.0)

@@ -40,7 +40,6 @@ def test_train_and_evaluate(cfg, form, evaluators):
     assert len(evaluator._evaluators) == evaluators and all(isinstance(e, kinds) for e in evaluator._evaluators)
     results = Trainer.test(cfg, trainer.model, evaluator)
     assert {"panoptic_seg", "segm", "bbox"} <= set(results)
-    assert results["panoptic_seg"]["PQ"] >= 0
 
 
 @pytest.mark.parametrize("key, wrong, right", [("NUM_STUFF_CLASSES", 4, 3), ("NUM_THING_CLASSES", 80, 6)])

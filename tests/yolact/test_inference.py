@@ -77,6 +77,15 @@ def test_as_many_detections_as_wanted(nms_type, limit):
     assert len(postprocessor.detect(torch.zeros(300, 4), logits, torch.ones(300, 1), priors).scores) == limit
 
 
+@pytest.mark.parametrize(("topk", "count"), [(3, 1), (4, 2)])
+def test_nms_considers_the_wanted_number_of_boxes(tiny_cfg, topk, count):
+    """The fourth box is the first that does not overlap the best."""
+    tiny_cfg.MODEL.YOLACT.NMS_TOPK, tiny_cfg.TEST.DETECTIONS_PER_IMAGE = topk, 2
+    boxes = torch.tensor([[0.0, 0, 0.5, 0.5]] * 3 + [[0.6, 0.6, 0.9, 0.9]])
+    kept = Postprocessor(tiny_cfg).nms(boxes, torch.tensor([[0.9, 0.8, 0.7, 0.6]]))
+    assert kept[0].tolist() == [0, 3][:count]
+
+
 def test_unknown_nms_is_refused():
     with pytest.raises(ValueError, match="MODEL.YOLACT.NMS_TYPE is 'soft'"):
         Postprocessor(image_size=64, nms_type="soft")

@@ -132,6 +132,21 @@ def test_batch_norm_is_frozen_in_small_batches(tiny_cfg):
     assert frozen.train() is frozen
 
 
+@pytest.mark.parametrize(("workers", "is_frozen"), [(1, False), (2, False), (3, True)])
+def test_the_batch_of_one_gpu_decides_over_batch_norm(tiny_cfg, monkeypatch, workers, is_frozen):
+    """12 images: 12, 6 and 4 a GPU."""
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: workers)
+    tiny_cfg.SOLVER.IMS_PER_BATCH = 12
+    assert any(isinstance(m, FrozenBatchNorm2d) for m in build_model(tiny_cfg).modules()) == is_frozen
+
+
+def test_divergence_is_named(tiny_cfg):
+    model = build_model(tiny_cfg).train()
+    nn.init.constant_(model.proto_net[0].bias, float("inf"))
+    with pytest.raises(FloatingPointError, match="prototypes became infinite or NaN: lower SOLVER.BASE_LR"):
+        model(inputs(ground_truth()))
+
+
 def test_autocast_trains(tiny_cfg):
     model = build_model(tiny_cfg).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):

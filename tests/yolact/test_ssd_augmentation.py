@@ -97,6 +97,23 @@ def test_crops_contain_the_centre_of_an_object_that_is_no_crowd():
         assert 59 <= crop.w <= 200 and 29 <= crop.h <= 100 and crop.x0 + crop.w <= 200
 
 
+def test_crops_are_at_most_twice_as_long_as_wide():
+    square, box = np.zeros((100, 100, 3)), np.array([[40.0, 40, 60, 60]])
+    transforms = [SSDRandomCrop().get_transform(square, box, NO_CROWD) for _ in range(300)]
+    ratios = np.array([t.h / t.w for t in transforms if isinstance(t, T.CropTransform)])
+    # Whole pixels move the ratio of a side of 30 by up to 1 in 30.
+    assert 0.48 <= ratios.min() < 0.6 and 1.7 < ratios.max() <= 2.07
+
+
+@pytest.mark.parametrize(
+    ("image_format", "mean"), [("RGB", (123.68, 116.78, 103.94)), ("BGR", (103.94, 116.78, 123.68))]
+)
+def test_expansion_fills_with_the_mean_in_the_order_of_the_channels(image_format, mean):
+    _, expand, *_ = build_ssd_augmentation(16, image_format)
+    pad = next(t for t in iter(lambda: expand.get_transform(IMAGE), None) if isinstance(t, MeanPadTransform))
+    np.testing.assert_allclose(pad.apply_image(np.zeros((100, 200, 3), np.float32))[-1, -1], mean, rtol=1e-6)
+
+
 def test_an_image_of_crowds_alone_is_not_cropped():
     crop = SSDRandomCrop().get_transform(IMAGE, np.array([[10.0, 10, 30, 30]]), ~NO_CROWD)
     assert isinstance(crop, T.NoOpTransform)
