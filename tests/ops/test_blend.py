@@ -59,3 +59,20 @@ def test_overlapping_boxes_add_up() -> None:
     (grad,) = torch.autograd.grad(ops.blend(bases.requires_grad_(), rois, attn, scale, size).sum(), bases)
     (grads,) = torch.autograd.grad(ops.blend(*many).sum(), bases)
     torch.testing.assert_close(grads, 7 * grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", [ops.blend, reference.blend])
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), float("-inf")])
+def test_a_scale_that_is_not_finite_is_refused(function: object, scale: float) -> None:
+    args = (torch.ones(1, 2, 4, 4), torch.tensor([[0, 0.0, 0.0, 4.0, 4.0]]), torch.ones(1, 2, 2, 2))
+    with pytest.raises(ValueError, match="expected a finite `spatial_scale`, got"):
+        function(*args, scale, 4)
+
+
+@pytest.mark.parametrize("function", [ops.blend, reference.blend])
+@pytest.mark.parametrize("scale", [0.0, 1e38, -1e38])
+def test_a_scale_that_leads_far_away_is_no_danger(function: object, scale: float) -> None:
+    """Boxes whose scaled coordinates overflow count as outside; a scale of 0 takes the first pixel."""
+    rois = torch.tensor([[0, 0.0, 0.0, 40.0, 40.0], [0, 30.0, 30.0, 40.0, 40.0]])
+    out = function(torch.ones(1, 2, 4, 4), rois, torch.ones(2, 2, 2, 2), scale, 4)
+    torch.testing.assert_close(out[1], torch.full((4, 4), 1.0 if scale == 0 else 0.0))

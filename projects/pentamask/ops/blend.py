@@ -27,9 +27,10 @@ def blend(bases: Tensor, rois: Tensor, attn: Tensor, spatial_scale: float, outpu
         (N, R, R) mask logits in the type of `bases`.
 
     Raises:
-        ValueError, TypeError: an argument of a wrong shape, type or device, or an image index outside the batch
-            (checked on CPU; a GPU gives zeros).
+        ValueError, TypeError: an argument of a wrong shape, type or device, a scale that is not finite, or an image
+            index outside the batch (checked on CPU; a GPU gives zeros).
     """
+    reference.check_scale(spatial_scale)
     if not has_compiled_ops(bases.device.type):
         return reference.blend(bases, rois, attn, spatial_scale, output_size)
     return torch.ops.pentamask.blend(bases, rois, attn, spatial_scale, output_size)

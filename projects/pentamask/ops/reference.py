@@ -13,14 +13,22 @@ def _compute_type(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def check_scale(spatial_scale: float) -> None:
+    """Raise `ValueError` unless the scale of `blend` is a finite number."""
+    if not abs(spatial_scale) < float("inf"):  # math.isfinite does not trace
+        raise ValueError(f"blend: expected a finite `spatial_scale`, got {spatial_scale}")
+
+
 def blend(bases: Tensor, rois: Tensor, attn: Tensor, spatial_scale: float, output_size: int) -> Tensor:
     """RoIAlign, upsample, softmax over the maps, multiply, sum; see `pentamask.ops.blend`."""
+    check_scale(spatial_scale)
     dtype = _compute_type(bases)
     rois = rois.detach().to(dtype)
+    boxes = rois[:, 1:] * spatial_scale
     # torchvision reads outside the map where a coordinate is not finite; such a sample counts as zero here.
-    outside = torch.cat((rois[:, :1], torch.full_like(rois[:, 1:], -4 / spatial_scale)), dim=1)
-    rois = torch.where(rois.isfinite().all(dim=1, keepdim=True), rois, outside)
-    crops = roi_align(bases.to(dtype), rois, output_size, spatial_scale, sampling_ratio=1, aligned=True)
+    boxes = torch.where(boxes.isfinite().all(dim=1, keepdim=True), boxes, -4.0)
+    rois = torch.cat((rois[:, :1], boxes), dim=1)
+    crops = roi_align(bases.to(dtype), rois, output_size, 1.0, sampling_ratio=1, aligned=True)
     attn = F.interpolate(attn.to(dtype), (output_size, output_size), mode="bilinear", align_corners=False)
     return (crops * attn.softmax(dim=1)).sum(dim=1).to(bases.dtype)
 
