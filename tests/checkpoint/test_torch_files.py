@@ -132,6 +132,7 @@ BOMBS = {
     "deep": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
     "many": b"\x80\x02" + b"N0" * 2_600_000 + b"N.",
     "long bytes": b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",
+    "long bytearray": b"\x80\x05\x96" + (2**33).to_bytes(8, "little") + b"x.",
     "frame": b"\x80\x04\x95" + (2**62).to_bytes(8, "little") + b"N.",
     "memo": b"\x80\x02Nr\xff\xff\xff\xff.",
     "zeros": b"\x80\x02c__builtin__\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x40\x85R.",

@@ -40,6 +40,8 @@ def _dictionary(data: Any, filename: str) -> dict[str, Any]:
 def _weights(data: Any, filename: str) -> dict[str, Any]:
     """Names to dense arrays or tensors, of which the file has all the values."""
     weights = _dictionary(data, filename)
+    if not weights:
+        raise ValueError(f"{filename} holds no weights.")
     for name, value in weights.items():
         if isinstance(value, np.generic):
             weights[name] = np.asarray(value)

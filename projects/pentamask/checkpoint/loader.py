@@ -90,8 +90,13 @@ class PentamaskCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         self._convert_ndarray_to_tensor(checkpoint["model"])
         refuse_nonfinite(checkpoint["model"])
-        with accept_partial_weights(self._partial):
-            incompatible = super()._load_model(checkpoint)
+        try:
+            with accept_partial_weights(self._partial):
+                incompatible = super()._load_model(checkpoint)
+        except (RuntimeError, LookupError, TypeError, AttributeError, AssertionError) as error:
+            # Detectron2's matching of names, or torch, met something that it does not expect.
+            message = " ".join(str(error).split())
+            raise ValueError(f"its weights cannot be put into the model: {type(error).__name__}: {message}") from error
         if not (self.model.training or self._partial):
             _refuse_incomplete(incompatible)
         return incompatible

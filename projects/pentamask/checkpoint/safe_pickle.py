@@ -1,11 +1,13 @@
 """Reading pickles: arrays, strings, numbers and containers; nothing that could run code, or take for ever.
 
-Python's own `pickle._Unpickler` does the reading: unlike the compiled one it allocates nothing on the word of a file.
+Python's own `pickle._Unpickler` does the reading: unlike the compiled one it can be kept from allocating what a file
+only announces.
 """
 
 import mmap
 import pickle
 import re
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
@@ -65,9 +67,11 @@ class Source:
         self.size = len(data)
 
     def read(self, count: int) -> bytes:
-        """At most `count` bytes."""
+        """The next `count` bytes."""
         self._count()
-        start, self._position = self._position, min(self._position + count, self.size)
+        if count > self.size - self._position:
+            raise EOFError("it is cut short")
+        start, self._position = self._position, self._position + count
         return self._data[start : self._position]
 
     def readline(self) -> bytes:
@@ -124,6 +128,10 @@ class Unpickler(pickle._Unpickler):
     def _load_frame(self) -> None:
         self.read(8)  # frames only tell how much to read ahead
 
+    def _load_bytearray8(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))  # Python's own would make it before it reads
+
     def _load_setitem(self) -> None:
         _check_keys(self.stack[-2:-1])
         self.load_setitem()
@@ -159,6 +167,7 @@ class Unpickler(pickle._Unpickler):
             raise UnsafePickleError("it asks for much more memory than its own size")
 
     dispatch[pickle.FRAME[0]] = _load_frame
+    dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray8
     dispatch[pickle.SETITEM[0]] = _load_setitem
     dispatch[pickle.SETITEMS[0]] = _load_setitems
     dispatch[pickle.DICT[0]] = _load_dict

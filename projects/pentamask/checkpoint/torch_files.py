@@ -1,6 +1,7 @@
 """Reading torch's files with `weights_only`, after a look at them that finds damage and what would never end."""
 
 import mmap
+import os
 import pickle
 import re
 import zipfile
@@ -29,14 +30,13 @@ def load_torch(path: str) -> Any:
     Raises:
         ValueError: the file is damaged, asks for anything else, or for more memory or time than its size explains.
     """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     try:
-        with open(path, "rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         _check_zip(path, len(content)) if content[:4] == b"PK\x03\x04" else _check_legacy(content)
         with torch.serialization.safe_globals(TORCH_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # malformed files end in errors of many types
         raise ValueError(f"{path} was not loaded: {_explain(error)}") from error
 
@@ -58,7 +58,7 @@ def _check_zip(path: str, size: int) -> None:
                 _Scanner(Source(archive.read(entry)), size).load()
 
 
-def _check_legacy(content: mmap.mmap) -> None:
+def _check_legacy(content: mmap.mmap | bytes) -> None:
     source = Source(content)
     for _ in range(_LEGACY_PICKLES):
         _Scanner(source, len(content)).load()

@@ -136,7 +136,7 @@ def dataset_errors(names: Iterable[str]) -> Iterator[None]:
         raise
     except DatasetError as error:
         raise BadInput(str(error)) from error
-    except (OSError, KeyError, ValueError, AssertionError, TypeError, IndexError) as error:
+    except (OSError, KeyError, ValueError, AssertionError, TypeError, IndexError, RecursionError) as error:
         raise BadInput(_explain_dataset_error(list(names), error)) from error
 
 
