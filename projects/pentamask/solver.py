@@ -54,3 +54,10 @@ def add_solver_config(cfg: CfgNode) -> None:
     add_defaults(cfg.SOLVER, CHECKPOINT_KEEP=0, BEST_METRIC="")
     # Load what fits of MODEL.WEIGHTS, even if it is of another model or, in evaluation, leaves parts of it random.
     add_defaults(cfg.MODEL, WEIGHTS_PARTIAL=False)
+    # What SOLVER.AMP.ENABLED and TEST.AMP.ENABLED compute in: "fp16", or "bf16", which a CPU has, too.
+    add_defaults(cfg.SOLVER.AMP, PRECISION="fp16")
+    add_defaults(cfg.TEST, AMP=dict(ENABLED=False, PRECISION="fp16"))
+    # Steps in a row with an infinite or NaN loss that are left out before the training ends.
+    add_defaults(cfg.SOLVER, SKIP_NONFINITE=0)
+    # Exponential moving average of the weights, evaluated beside the model.
+    add_defaults(cfg, MODEL_EMA=dict(ENABLED=False, DECAY=0.999))

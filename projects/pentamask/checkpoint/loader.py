@@ -20,6 +20,7 @@ from pentamask.checkpoint.key_map import PARTIAL_HINT, accept_partial_weights, r
 
 _logger = logging.getLogger(__name__)
 _TEMPORARY = ".writing"
+_OF_A_TRAINING = re.compile(r"_(\d+|final)\.pth$")
 # The best checkpoint by some metric is not where a training goes on.
 BEST_PREFIX = "model_best"
 
@@ -136,11 +137,11 @@ class PentamaskCheckpointer(DetectionCheckpointer):
         return self.load(self.resumed_from)
 
     def numbered_files(self) -> list[str]:
-        """The checkpoints in the folder, oldest first, without the best one."""
+        """The checkpoints of a training in the folder, oldest first, without the best one."""
         if not self.save_dir or not PathManager.isdir(self.save_dir):
             return []
         names = [os.path.basename(file) for file in self.get_all_checkpoint_files()]
-        names = [name for name in names if not name.startswith(BEST_PREFIX)]
+        names = [name for name in names if _OF_A_TRAINING.search(name)]
         return [os.path.join(self.save_dir, name) for name in sorted(names, key=self._age)]
 
     def _age(self, name: str) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
+from detectron2.engine import SimpleTrainer, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -23,10 +23,12 @@ from pentamask.engine.checks import (
     dataset_errors,
     did_you_mean,
 )
+from pentamask.engine.ema import EMAHook
 from pentamask.engine.launch import distribute
 from pentamask.engine.loss_report import LossReport
 from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
+from pentamask.engine.step import StepTrainer, find_precision, mixed_precision
 
 
 def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
@@ -70,9 +72,11 @@ def evaluate_lazy(cfg: DictConfig, model: nn.Module) -> dict:
 
     They are empty without `cfg.dataloader.evaluator`.
     """
-    results = {}
+    results, amp = {}, cfg.train.get("test_amp", {})
     for name, part in _test_sets(cfg).items():
-        results[name] = inference_on_dataset(model, _build_loader(part, "test"), instantiate(part.dataloader.evaluator))
+        evaluator = instantiate(part.dataloader.evaluator)
+        with mixed_precision(amp.get("enabled", False), amp.get("precision", "fp16"), cfg.train.device):
+            results[name] = inference_on_dataset(model, _build_loader(part, "test"), evaluator)
         print_csv_format(results[name])
     return next(iter(results.values())) if len(results) == 1 else results
 
@@ -130,10 +134,15 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
     check_class_names(dataset_names(cfg, "train"), dataset_names(cfg, "test"), masks=learns_masks(cfg))
     rehearse_lazy(cfg, model)
     results: dict[str, Any] = {}
+    ema = None
+    if OmegaConf.select(cfg, "train.model_ema.enabled", default=False):
+        ema = EMAHook(trainer.model, cfg.train.model_ema.decay, cfg.train.output_dir)
 
     def evaluate() -> dict:
         results.clear()
         results.update(evaluate_lazy(cfg, trainer.model))
+        if ema is not None:
+            results.update(ema.evaluate_too(lambda model: evaluate_lazy(cfg, model)))
         return results
 
     checkpointer = PentamaskCheckpointer(trainer.model, cfg.train.output_dir, partial=partial, trainer=trainer)
@@ -155,6 +164,8 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
             checkpointer,
             max_to_keep=cfg.train.checkpointer.get("max_to_keep", 0),
             best_metric=cfg.train.checkpointer.get("best_metric", ""),
+            ema=ema,
+            evaluate=evaluate,
         )
     )
     start_iter = resume_or_load(trainer, checkpointer, cfg.train.init_checkpoint, resume=resume)
@@ -171,7 +182,15 @@ def _build_trainer(cfg: DictConfig, model: nn.Module) -> SimpleTrainer:
     optimizer = instantiate(cfg.optimizer)
     loader = _build_loader(cfg, "train")
     model = distribute(model, **cfg.train.ddp)
-    return (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
+    amp = cfg.train.amp
+    return StepTrainer(
+        model,
+        loader,
+        optimizer,
+        precision=find_precision(amp.get("precision", "fp16"), cfg.train.device) if amp.enabled else None,
+        skip_nonfinite=cfg.train.get("skip_nonfinite", 0),
+        output_dir=cfg.train.output_dir,
+    )
 
 
 def dataset_names(cfg: DictConfig, split: str) -> list[str]:

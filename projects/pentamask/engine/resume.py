@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from pentamask.checkpoint.files import read_checkpoint
 from pentamask.checkpoint.loader import BEST_PREFIX, PentamaskCheckpointer
 from pentamask.data.loader import ResumableLoader, seed_everything
+from pentamask.engine.ema import EMAHook
 
 _SMOOTHING_WINDOW = 20  # of Detectron2's writers, in iterations
 
@@ -80,6 +82,8 @@ def add_resume_hooks(
     *,
     max_to_keep: int,
     best_metric: str,
+    ema: EMAHook | None,
+    evaluate: Callable[[], dict],
 ) -> list[HookBase]:
     """Detectron2's hooks of a training, exchanged and added to so that it can be resumed exactly.
 
@@ -89,9 +93,13 @@ def add_resume_hooks(
         checkpointer: of the training.
         max_to_keep: newest checkpoints to keep; 0 keeps all.
         best_metric: whose best checkpoint is kept besides, as "segm/AP"; "" for none.
+        ema: the average of the weights, if there is to be one.
+        evaluate: what `EvalHook` calls.
     """
-    result: list[HookBase] = [RunState(model, loader)]
+    result: list[HookBase] = [RunState(model, loader), *([ema] if ema is not None else [])]
     for hook in built:
+        if isinstance(hook, hooks.EvalHook):
+            hook = hooks.EvalHook(hook._period, evaluate)
         if isinstance(hook, hooks.PeriodicCheckpointer):
             hook = PeriodicCheckpointer(checkpointer, hook.period, max_to_keep=max_to_keep or None)
         result.append(hook)

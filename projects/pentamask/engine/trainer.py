@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
@@ -19,11 +19,13 @@ from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.loader import build_train_loader
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.engine.checks import check_class_counts, check_dataset_files, checked_loading, dataset_errors
+from pentamask.engine.ema import EMAHook
 from pentamask.engine.launch import distribute
 from pentamask.engine.loss_report import LossReport
 from pentamask.engine.optimizer import build_optimizer
 from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
+from pentamask.engine.step import StepTrainer, find_precision, mixed_precision
 from pentamask.evaluation import build_evaluator
 
 
@@ -41,13 +43,23 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         check_class_counts(cfg, cfg.DATASETS.TRAIN)  # also where a subclass makes another loader
         model = distribute(model, broadcast_buffers=False)
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
+        amp = cfg.SOLVER.AMP
+        self._trainer = StepTrainer(
+            model,
+            loader,
+            optimizer,
+            precision=find_precision(amp.PRECISION, cfg.MODEL.DEVICE) if amp.ENABLED else None,
+            skip_nonfinite=cfg.SOLVER.SKIP_NONFINITE,
+            output_dir=cfg.OUTPUT_DIR,
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PentamaskCheckpointer(
             model, cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL, trainer=weakref.proxy(self)
         )
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self._loss_report = LossReport(model)
+        ema = cfg.MODEL_EMA
+        self.ema = EMAHook(model, ema.DECAY, cfg.OUTPUT_DIR) if ema.ENABLED else None
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
@@ -59,7 +71,16 @@ class Trainer(DefaultTrainer):
             self.checkpointer,
             max_to_keep=self.cfg.SOLVER.CHECKPOINT_KEEP,
             best_metric=self.cfg.SOLVER.BEST_METRIC,
+            ema=self.ema,
+            evaluate=lambda: self._evaluate(),
         )
+
+    def _evaluate(self) -> dict:
+        """Test the model, and its average if there is one."""
+        self._last_eval_results = self.test(self.cfg, self.model)
+        if self.ema is not None:
+            self._last_eval_results.update(self.ema.evaluate_too(lambda model: self.test(self.cfg, model)))
+        return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's, which append to what a killed training left."""
@@ -136,6 +157,12 @@ class Trainer(DefaultTrainer):
             found = rehearse_evaluation(name, evaluator, loader, model)
             metrics += [f"{name}/{metric}" for metric in found] if len(cfg.DATASETS.TEST) > 1 else found
         check_best_metric("SOLVER.BEST_METRIC", cfg.SOLVER.BEST_METRIC, metrics)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
+        """Detectron2's evaluation on DATASETS.TEST, in mixed precision if TEST.AMP.ENABLED."""
+        with mixed_precision(cfg.TEST.AMP.ENABLED, cfg.TEST.AMP.PRECISION, cfg.MODEL.DEVICE):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict:
