@@ -103,6 +103,18 @@ def test_resume_brings_back_optimizer_and_iteration(tmp_path: Path) -> None:
     assert len(momentum) == 2 and all((m == 1).all() for m in momentum)
 
 
+def test_resume_passes_over_weights_that_are_not_finite(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(3, 2)
+    checkpointer = PentamaskCheckpointer(model, str(tmp_path))
+    checkpointer.save("model_0000001", iteration=1)
+    nn.init.constant_(model.bias, float("nan"))
+    checkpointer.save("model_0000002", iteration=2)
+    assert checkpointer.resume_or_load("", resume=True) == {"iteration": 1}
+    assert model.bias.isfinite().all()
+    (line,) = [record.getMessage() for record in caplog.records if "Resuming" in record.getMessage()]
+    assert "0000001.pth, because" in line and "0000002.pth: These weights of the checkpoint are NaN" in line
+
+
 @pytest.mark.parametrize("path", ["missing.pth", "missing.pkl?matching_heuristics=True", "file:///nowhere/model.pth"])
 def test_missing_file(path: str) -> None:
     with pytest.raises(FileNotFoundError, match="MODEL.WEIGHTS") as error:

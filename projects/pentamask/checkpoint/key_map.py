@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pentamask.plugin import declared, registered_models
@@ -146,7 +147,8 @@ def _may_be_fresh(model: nn.Module, rules: KeyRules, name: str) -> bool:
 
 def refuse_nonfinite(weights: Mapping[str, Tensor]) -> None:
     """Raise `ValueError` with the names of those `weights` that have NaN or infinite values."""
-    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ValueError(
             f"These weights of the checkpoint are NaN or infinite: {sample(sorted(broken))}. Was it saved after the "

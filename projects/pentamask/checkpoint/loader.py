@@ -186,8 +186,10 @@ class PentamaskCheckpointer(DetectionCheckpointer):
         """Why a training cannot go on from `file`; None if it can."""
         try:
             checkpoint = read_checkpoint(file)
+            refuse_nonfinite(checkpoint["model"])
         except (ValueError, OSError) as error:
-            return str(error).rstrip(".")
+            message = str(error).rstrip(".")
+            return message if file in message else f"{file}: {message}"
         lacking = [key for key in self.checkpointables if key not in checkpoint]
         if lacking:
             return f"{file} has weights, but no state of the {' or '.join(lacking)}"
