@@ -29,7 +29,7 @@ def register(registry: Registry, name: str | None = None) -> Callable[[_T], _T]:
     """
 
     def decorate(item: _T) -> _T:
-        key = name or item.__name__
+        key = name or item.__name__  # type: ignore[attr-defined]
         if key in registry:
             _taken.append(f"{key} of {registry._name} ({registry.get(key).__module__})")
         else:

@@ -68,8 +68,8 @@ class Tree(nn.Module):
         super().__init__()
         root_channels += in_channels if level_root else 0
         if depth == 1:
-            self.tree1 = BasicBlock(in_channels, out_channels, stride, norm)
-            self.tree2 = BasicBlock(out_channels, out_channels, 1, norm)
+            self.tree1: nn.Module = BasicBlock(in_channels, out_channels, stride, norm)
+            self.tree2: nn.Module = BasicBlock(out_channels, out_channels, 1, norm)
             self.root = Root(2 * out_channels + root_channels, out_channels, norm)
         else:
             self.tree1 = Tree(1, in_channels, out_channels, stride, norm)

@@ -40,7 +40,7 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(N, C, H, W) -> (N, H' * W', C') tokens and (H', W')."""
         x = self.proj(x)
-        return self.norm(_to_tokens(x)), x.shape[-2:]
+        return self.norm(_to_tokens(x)), (x.shape[-2], x.shape[-1])
 
 
 class Attention(nn.Module):
@@ -172,11 +172,11 @@ def _init_weights(module: nn.Module) -> None:
     """Linear N(0, 0.02), cut off; convolutions N(0, sqrt(2 / fan-out)); biases 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # it has one
     elif isinstance(module, nn.Conv2d):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
-        nn.init.zeros_(module.bias)
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # it has one
 
 
 @register(BACKBONE_REGISTRY)

@@ -4,6 +4,7 @@ The names of layers, slashes included, are those of the released files.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ class VoVNetSpec:
     depthwise: bool = False
 
 
-_SLIM = {"conv_channels": (64, 80, 96, 112), "out_channels": (112, 256, 384, 512)}
+_SLIM: dict[str, Any] = {"conv_channels": (64, 80, 96, 112), "out_channels": (112, 256, 384, 512)}
 SPECS = {
     "V-19-slim-dw-eSE": VoVNetSpec(stem=(64, 64, 64), num_layers=3, depthwise=True, **_SLIM),
     "V-19-dw-eSE": VoVNetSpec(stem=(64, 64, 64), num_layers=3, depthwise=True),
@@ -101,7 +102,7 @@ class DeformableUnit(nn.Module):
         super().__init__()
         offset = nn.Conv2d(in_channels, (27 if spec.modulated else 18) * spec.groups, 3, padding=1)
         nn.init.zeros_(offset.weight)
-        nn.init.zeros_(offset.bias)
+        nn.init.zeros_(offset.bias)  # type: ignore[arg-type]  # it has one
         self.name = name
         self.op = modulated_deform_conv if spec.modulated else deform_conv2d
         self.add_module(f"{name}/conv_offset", offset)
@@ -110,8 +111,9 @@ class DeformableUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H, W)."""
-        offset, conv, norm = (self.get_submodule(f"{self.name}/{part}") for part in ("conv_offset", "conv", "norm"))
-        return F.relu_(norm(self.op(x, offset(x), conv.weight, None, 1, 1, 1)))
+        offset, norm = (self.get_submodule(f"{self.name}/{part}") for part in ("conv_offset", "norm"))
+        weight = self.get_parameter(f"{self.name}/conv.weight")
+        return F.relu_(norm(self.op(x, offset(x), weight, None, 1, 1, 1)))
 
 
 class EffectiveSE(nn.Module):
@@ -155,13 +157,14 @@ class OSABlock(nn.Module):
         """
         super().__init__()
         self.identity = identity
-        self.conv_reduction = nn.Identity()
+        self.conv_reduction: nn.Module = nn.Identity()
         channels = in_channels
         if depthwise and in_channels != conv_channels:
             unit = conv_unit(f"{name}_reduction_0", in_channels, conv_channels, norm, kernel_size=1)
             self.conv_reduction = _sequential(unit)
             channels = conv_channels
         self.layers = nn.ModuleList()
+        layer: nn.Module
         for i in range(num_layers):
             if depthwise:
                 layer = _sequential(depthwise_unit(f"{name}_{i}", channels, conv_channels, norm))

@@ -97,6 +97,7 @@ class Blender(nn.Module):
             positives: with top_feats (P, K * A * A).
             gt_instances: with gt_boxes and gt_masks (polygons or bitmasks).
         """
+        assert positives.top_feats is not None
         if len(positives.gt_inds) == 0:
             # Keeps every parameter in the graph, so that distributed training does not wait for it.
             return {"loss_mask": 0 * (bases.sum() + positives.top_feats.sum())}

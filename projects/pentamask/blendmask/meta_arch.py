@@ -2,15 +2,16 @@
 
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from pentamask.common import derive, register
 from pentamask.fcos import FCOS, FCOS_CLASS_COUNT, OneStageDetector
-from pentamask.plugin import ClassCount
+from pentamask.plugin import ClassCount, Release
 
 from .basis_module import BasisModule, basis_sem_from_instances
 from .basis_sem import BasisSemMaker
@@ -42,21 +43,21 @@ class BlendMask(OneStageDetector):
             enabled_by="MODEL.PANOPTIC_FPN.COMBINE.ENABLED",
         ),
     )
-    releases = RELEASES
+    releases: tuple[Release, ...] = RELEASES
 
     @configurable
     def __init__(
         self,
         *,
-        backbone: nn.Module,
-        proposal_generator: nn.Module,
-        basis_module: nn.Module,
-        blender: nn.Module,
+        backbone: Backbone,
+        proposal_generator: FCOS,
+        basis_module: BasisModule,
+        blender: Blender,
         top_channels: int,
         attention_channels: int,
         pixel_mean: list[float],
         pixel_std: list[float],
-        panoptic_module: nn.Module | None = None,
+        panoptic_module: SemSegFPNHead | None = None,
         combine_overlap_thresh: float = 0.5,
         combine_stuff_area_limit: int = 4096,
         combine_instances_score_thresh: float = 0.5,
@@ -91,7 +92,7 @@ class BlendMask(OneStageDetector):
         self.visualize = visualize
         self.top_layer = nn.Conv2d(top_channels, attention_channels, 3, padding=1)
         nn.init.normal_(self.top_layer.weight, std=0.01)
-        nn.init.zeros_(self.top_layer.bias)
+        nn.init.zeros_(self.top_layer.bias)  # type: ignore[arg-type]  # it has one
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

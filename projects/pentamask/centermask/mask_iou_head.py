@@ -138,15 +138,15 @@ def inside_shares(masks: PolygonMasks | BitMasks, boxes: Tensor) -> Tensor:
     # In the precision of the boxes, which decides how a length near a whole number is cut.
     corners, sizes = boxes[:, :2].tolist(), (boxes[:, 2:] - boxes[:, :2]).int().tolist()
     if isinstance(masks, PolygonMasks):
-        whole = masks.area()
-        inside = [_polygon_area_inside(*args) for args in zip(masks.polygons, corners, sizes)]
+        areas = [_polygon_area_inside(*args) for args in zip(masks.polygons, corners, sizes)]
+        whole, inside = masks.area(), torch.tensor(areas, dtype=torch.float64)
     elif isinstance(masks, BitMasks):
         whole = masks.tensor.sum(dim=(1, 2))
-        inside = [_bitmask_area_inside(*args) for args in zip(masks.tensor, corners, sizes)]
-        inside = torch.stack(inside) if inside else whole
+        counts = [_bitmask_area_inside(*args) for args in zip(masks.tensor, corners, sizes)]
+        inside = torch.stack(counts) if counts else whole
     else:
         raise TypeError(f"CenterMask needs gt_masks as PolygonMasks or BitMasks, got {type(masks).__name__}.")
-    whole, inside = (torch.as_tensor(x, dtype=torch.float64, device=boxes.device) for x in (whole, inside))
+    whole, inside = whole.to(boxes.device, torch.float64), inside.to(boxes.device, torch.float64)
     # 0 / 0, an object without area, counts as outside.
     return (inside / whole).nan_to_num(nan=0.0).clamp(1e-10, 1)
 

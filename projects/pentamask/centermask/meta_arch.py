@@ -17,7 +17,7 @@ from torch import Tensor
 from pentamask.checkpoint.key_map import register_key_rules
 from pentamask.common import check_pooler, derive, register
 from pentamask.fcos import FCOS, FCOS_CLASS_COUNT, level_strides
-from pentamask.plugin import ClassCount
+from pentamask.plugin import ClassCount, Release
 
 from .config import DEFAULT_CLASS_COUNT, add_centermask_config
 from .key_rules import KEY_RULES
@@ -56,6 +56,7 @@ class ProposalFCOS(FCOS):
             In training proposals with proposal_boxes and objectness_logits (here: scores), none if FCOS is not to
             yield them, and the losses. In inference the detections and no losses.
         """
+        results: Any
         results, losses = super().forward(images, features, gt_instances)
         if not self.training:
             return results, {}
@@ -88,7 +89,7 @@ class CenterMask(GeneralizedRCNN):
     )
     score_thresholds = ("MODEL.FCOS.INFERENCE_TH_TEST",)
     supports_tta = True
-    releases = RELEASES
+    releases: tuple[Release, ...] = RELEASES
     authors_names = _authors_names("GeneralizedRCNN")
 
     @configurable

@@ -1,5 +1,7 @@
 """What CenterMask predicts for each box of FCOS: a mask and its score, and key points."""
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, cat
@@ -26,6 +28,15 @@ class CenterROIHeads(ROIHeads):
         mask_on, keypoint_on: whether to predict masks (and their scores) and key points; test-time augmentation
             switches them off for a while.
     """
+
+    # Given where `mask_on`, `keypoint_on`, else None.
+    mask_in_features: Any
+    mask_pooler: Any
+    mask_head: Any
+    maskiou_head: Any
+    keypoint_in_features: Any
+    keypoint_pooler: Any
+    keypoint_head: Any
 
     @configurable
     def __init__(
@@ -152,8 +163,8 @@ class CenterROIHeads(ROIHeads):
         gt_masks = mask_targets(proposals, mask_logits.shape[-1]) if proposals else selected > 0
         losses = {"loss_mask": mask_loss(selected, gt_masks) * self.mask_head.loss_weight}
         if self.maskiou_head is not None:
-            shares = [inside_shares(x.gt_masks, x.proposal_boxes.tensor) for x in proposals]
-            shares = cat(shares) if proposals else selected.new_zeros(0)
+            parts = [inside_shares(x.gt_masks, x.proposal_boxes.tensor) for x in proposals]
+            shares = cat(parts) if proposals else selected.new_zeros(0)
             targets = mask_iou_targets(selected, gt_masks, shares)
             ious = self.maskiou_head(pooled, selected.sigmoid()[:, None])
             losses["loss_maskiou"] = self.maskiou_head.loss(ious, classes, targets)

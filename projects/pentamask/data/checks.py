@@ -98,7 +98,7 @@ def _watched_coco_files(check: Callable[[dict], None]) -> Iterator[list[str]]:
     original = pycocotools.coco.COCO
     seen = []
 
-    class WatchedCOCO(original):
+    class WatchedCOCO(original):  # type: ignore[misc, valid-type]  # whatever stands there at the moment
         def createIndex(self) -> None:
             seen.append("annotations")
             check(self.dataset)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +24,7 @@ def check_coco(coco: dict, *, train: bool, masks: bool) -> Findings:
         masks: whether every object needs a mask.
     """
     findings = Findings()
-    parts = {key: coco.get(key) for key in ("images", "categories", "annotations")}
+    parts: dict[str, Any] = {key: coco.get(key) for key in ("images", "categories", "annotations")}
     if parts["annotations"] is None and not train:
         findings.notes.append('no "annotations": predictions are written, but nothing is evaluated')
         parts["annotations"] = []
@@ -102,8 +103,8 @@ def _check_references(annotations: list[dict], images: dict, category_ids: set, 
     )
     if not strays:
         return annotations
-    strays = set(strays)
-    return [a for i, a in enumerate(annotations) if i not in strays]
+    left_out = set(strays)
+    return [a for i, a in enumerate(annotations) if i not in left_out]
 
 
 def _check_flags(table: AnnotationTable, findings: Findings, *, train: bool) -> None:
@@ -136,9 +137,9 @@ def check_shapes(table: AnnotationTable, findings: Findings, *, masks: bool) -> 
         which = "none of the annotations has" if not has_mask.any() else f"{len(unmasked)} annotations do not have"
         findings.error(f'{which} a mask ("segmentation"), which this model learns: annotate them', unmasked, table.name)
     extents = np.full((len(segmentations), 4), np.nan)
-    by_type = {list: [], dict: [], np.ndarray: []}
-    others = []
-    for i in np.flatnonzero(has_mask):
+    by_type: dict[type, list[int]] = {list: [], dict: [], np.ndarray: []}
+    others: list[int] = []
+    for i in np.flatnonzero(has_mask).tolist():
         by_type.get(type(segmentations[i]), others).append(i)
     findings.error('"segmentation" that is neither a list of polygons nor RLE', others, table.name)
     _check_polygons(table, by_type[list], extents, findings)
@@ -148,7 +149,9 @@ def check_shapes(table: AnnotationTable, findings: Findings, *, masks: bool) -> 
 
 def _check_polygons(table: AnnotationTable, indices: list[int], extents: np.ndarray, findings: Findings) -> None:
     """Check those annotations that have polygons, and write their extents, xyxy in pixels, into `extents` (M, 4)."""
-    flat, malformed, good = [], [], []
+    flat: list[int] = []
+    malformed: list[int] = []
+    good: list[int] = []
     for i in indices:
         polygons = table.annotations[i]["segmentation"]
         if all(isinstance(polygon, (list, tuple, np.ndarray)) for polygon in polygons):
@@ -157,7 +160,7 @@ def _check_polygons(table: AnnotationTable, indices: list[int], extents: np.ndar
             (flat if _is_number(polygons[0]) else malformed).append(i)
     what = "one flat list of numbers: a list of polygons is needed, [[x1, y1, x2, y2, ...], ...]"
     findings.error(f'"segmentation" that is {what}', flat, table.name)
-    found = {"odd": [], "short": [], "not finite": [], "far": [], "pieces": []}
+    found: dict[str, list[int]] = {"odd": [], "short": [], "not finite": [], "far": [], "pieces": []}
     for start in tqdm(range(0, len(good), _CHUNK), desc="Checking polygons", delay=5, leave=False):
         chunk = np.array(good[start : start + _CHUNK])
         try:
@@ -224,7 +227,7 @@ def _check_boxes(table: AnnotationTable, has_mask: np.ndarray, extents: np.ndarr
     findings.error('"bbox" with negative width or height', indices[negative], table.name)
     indices, boxes = indices[~broken & ~negative], boxes[~broken & ~negative]
     width, height = table.sizes[indices, 1], table.sizes[indices, 0]
-    x1, y1, x2, y2 = *boxes[:, :2].T, *(boxes[:, :2] + boxes[:, 2:]).T
+    (x1, y1), (x2, y2) = boxes[:, :2].T, (boxes[:, :2] + boxes[:, 2:]).T
     empty = (boxes[:, 2:] == 0).any(axis=1)
     outside = ~empty & ((x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height))
     reaching = (x1 < -1) | (y1 < -1) | (x2 > width + 1) | (y2 > height + 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ class Findings:
     errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def error(self, what: str, places: Iterable[int | str], name: Callable[[int | str], str] = str) -> None:
+    def error(self, what: str, places: Iterable[int | str], name: Callable[[Any], str] = str) -> None:
         """Add a mistake, unless there is no place where it was made; `name` writes a place."""
         places = list(dict.fromkeys(places))
         if places:

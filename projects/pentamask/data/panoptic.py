@@ -149,8 +149,10 @@ def segments_from_annotations(
         box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
         label = labels.label(annotation["category_id"], is_thing=True)
         segments.append(Segment(label, mask.astype(np.uint8), np.asarray(box, dtype=float)))
-    for category in labels.stuff_ids if sem_seg is not None else ():
-        mask = (sem_seg == category).astype(np.uint8)
+    if sem_seg is None:
+        return segments
+    for category in labels.stuff_ids:
+        mask = np.equal(sem_seg, category).astype(np.uint8)
         if mask.any():
             segments.append(Segment(labels.label(category, is_thing=False), mask, _box(mask)))
     return segments

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from detectron2.data import Metadata
@@ -57,7 +58,7 @@ def check_panoptic(records: list[dict], *, train: bool, max_files: int | None = 
     return findings
 
 
-def _has_an_area(box: object) -> bool:
+def _has_an_area(box: Any) -> bool:
     try:
         x, y, width, height = map(float, box)
     except (TypeError, ValueError):

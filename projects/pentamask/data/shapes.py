@@ -74,7 +74,9 @@ def _write_split(root: str, split: str, num_images: int, seed: int) -> None:
     folders = {name: os.path.join(root, f"{name}{split}") for name in ("", "panoptic_", "panoptic_stuff_")}
     for folder in (*folders.values(), os.path.join(root, "annotations")):
         os.makedirs(folder, exist_ok=True)
-    images, instances, panoptic = [], [], []
+    images: list[dict] = []
+    instances: list[dict] = []
+    panoptic: list[dict] = []
     for image_id in range(1, num_images + 1):
         scene = draw_scene(np.random.default_rng([seed, image_id]))
         stem = f"{image_id:06d}"
@@ -100,12 +102,11 @@ def _write_split(root: str, split: str, num_images: int, seed: int) -> None:
 
 def _categories() -> tuple[list[dict], list[dict]]:
     """COCO's category records of the things and of the stuff."""
-    return tuple(
-        [{"id": i, "name": name, "isthing": isthing, "color": color} for i, name, color in zip(ids, names, colors)]
-        for ids, names, colors, isthing in (
-            (_THING_IDS, THING_CLASSES, _THING_COLORS, 1),
-            (_STUFF_IDS, STUFF_CLASSES, _STUFF_COLORS, 0),
-        )
+    things = zip(_THING_IDS, THING_CLASSES, _THING_COLORS)
+    stuff = zip(_STUFF_IDS, STUFF_CLASSES, _STUFF_COLORS)
+    return (
+        [{"id": i, "name": name, "isthing": 1, "color": color} for i, name, color in things],
+        [{"id": i, "name": name, "isthing": 0, "color": color} for i, name, color in stuff],
     )
 
 
@@ -132,7 +133,7 @@ def _panoptic_annotation(scene: Scene) -> tuple[np.ndarray, list[dict]]:
     parts = [(_THING_IDS[label], mask) for label, mask in zip(scene.classes, scene.masks)]
     parts += [(category, (scene.stuff == label) & ~taken) for label, category in enumerate(_STUFF_IDS)]
     id_map = np.zeros(scene.stuff.shape, np.uint8)
-    segments = []
+    segments: list[dict] = []
     for category, mask in parts:
         if not mask.any():
             continue
@@ -167,7 +168,11 @@ def _register_split(name: str, root: str, split: str) -> None:
         return merge_to_panoptic(instances, load_sem_seg(stuff_maps, images))
 
     def register(name: str, load: Callable[[], list[dict]], evaluator_type: str, **metadata: object) -> None:
-        DatasetCatalog.register(name, lambda: (write_shapes(root, NUM_IMAGES), load())[1])
+        def write_and_load() -> list[dict]:
+            write_shapes(root, NUM_IMAGES)
+            return load()
+
+        DatasetCatalog.register(name, write_and_load)
         MetadataCatalog.get(name).set(
             evaluator_type=evaluator_type, image_root=images, json_file=instances_json, ignore_label=255, **metadata
         )

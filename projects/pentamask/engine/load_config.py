@@ -59,7 +59,7 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
 
 def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
     """All keys with their parents', as MODEL.FCOS.NUM_CLASSES."""
-    keys = []
+    keys: list[str] = []
     for key, value in cfg.items():
         keys += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
     return keys

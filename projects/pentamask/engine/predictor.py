@@ -33,7 +33,7 @@ class Predictor:
         self.confidence_threshold = confidence_threshold
         if hasattr(self.model, "combine_instances_score_thresh"):
             # Applied when a panoptic map is put together; afterwards a lower threshold could bring nothing back.
-            self.model.combine_instances_score_thresh = confidence_threshold
+            self.model.combine_instances_score_thresh = confidence_threshold  # type: ignore[assignment]
 
     @torch.no_grad()
     def __call__(self, original_image: np.ndarray) -> dict:

@@ -44,7 +44,7 @@ def rehearse_evaluation(name: str, evaluator: DatasetEvaluator, loader: Iterable
         BadInput: the model or the evaluation fails; names the dataset and the reason.
     """
     parts = getattr(evaluator, "_evaluators", [evaluator])
-    for folder in {getattr(part, "_output_dir", None) for part in parts} - {None, ""}:
+    for folder in {getattr(part, "_output_dir", None) or "" for part in parts} - {""}:
         make_folder(folder, "The evaluation's output folder")
     samples = getattr(loader, "dataset", None)
     if samples is not None and not len(samples):

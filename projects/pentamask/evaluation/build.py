@@ -73,12 +73,12 @@ class _LVISEvaluator(LVISEvaluator):
 def _numpy_1_float() -> Iterator[None]:
     missing = "float" not in vars(np)
     if missing:
-        np.float = float
+        np.float = float  # type: ignore[attr-defined]
     try:
         yield
     finally:
         if missing:
-            del np.float
+            del np.float  # type: ignore[attr-defined]
 
 
 # evaluator_type to its evaluator, from name and output folder; the package that it imports; the metadata that it reads.

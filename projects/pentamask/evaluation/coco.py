@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import pycocotools.mask as mask_util
 from detectron2.data import Metadata
@@ -20,6 +21,9 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
     things of "standard" panoptic sets, at which the parent stops, and annotations that lack what can be filled in.
     All predictions count where an image has more than COCO's 100, unless `max_dets_per_image` is given.
     """
+
+    _metadata: Any
+    _tasks: tuple[str, ...] | None
 
     def __init__(self, dataset_name: str, *, max_dets_per_image: int | None = None, **options: object) -> None:
         """Args: as those of `COCOEvaluator`."""

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import panopticapi.evaluation
@@ -20,6 +21,8 @@ class PanopticEvaluator(COCOPanopticEvaluator):
 
     Segments of the ground truth that lack "iscrowd" are none, and those that lack "area" are measured.
     """
+
+    _metadata: Any
 
     def evaluate(self) -> dict | None:
         """The panoptic quality of everything, of things and of stuff in percent; None but in the main process."""

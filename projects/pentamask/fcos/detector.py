@@ -1,12 +1,12 @@
 """The detector that consists of FCOS and nothing else."""
 
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, ProposalNetwork, build_backbone
-from torch import Tensor, nn
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, GeneralizedRCNN, ProposalNetwork, build_backbone
+from torch import Tensor
 
 from pentamask.checkpoint.key_map import KeyRules, register_key_rules
 from pentamask.common import derive, register
-from pentamask.plugin import ClassCount
+from pentamask.plugin import ClassCount, Release
 
 from .config import add_fcos_config
 from .fcos import FCOS, level_strides
@@ -28,7 +28,7 @@ class OneStageDetector(ProposalNetwork):
     key_rules: KeyRules = FCOS_KEY_RULES
     class_counts: tuple[ClassCount, ...] = (FCOS_CLASS_COUNT,)
     score_thresholds = ("MODEL.FCOS.INFERENCE_TH_TEST",)
-    releases = RELEASES
+    releases: tuple[Release, ...] = RELEASES
 
     # Normalising, padding and batching, which Detectron2's `ProposalNetwork` has no method for.
     preprocess_image = GeneralizedRCNN.preprocess_image
@@ -37,8 +37,8 @@ class OneStageDetector(ProposalNetwork):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
-        proposal_generator: nn.Module,
+        backbone: Backbone,
+        proposal_generator: FCOS,
         pixel_mean: list[float],
         pixel_std: list[float],
     ) -> None:

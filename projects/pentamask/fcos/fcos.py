@@ -1,6 +1,7 @@
 """FCOS as a proposal generator."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,8 @@ class FCOS(nn.Module):
 
     Symbols: N images, L levels, R locations over all levels of an image, P positive locations of the batch, K classes.
     """
+
+    moving_num_fg: Tensor
 
     @configurable
     def __init__(
@@ -188,13 +191,14 @@ class FCOS(nn.Module):
         """
         outputs = self.fcos_head([features[name] for name in self.in_features])
         top_feats = [top_module(x) for x in outputs.box_features] if top_module is not None else None
-        outputs = FCOSOutputs(*([at_least_float32(x) for x in xs] for xs in outputs[:3]), outputs.box_features)
+        logits, reg, ctrness = ([at_least_float32(x) for x in xs] for xs in outputs[:3])
+        outputs = FCOSOutputs(logits, reg, ctrness, outputs.box_features)
         if not self.training:
             return self.detect(outputs, images.image_sizes, self.test_limits, top_feats), {}
         if gt_instances is None:
             raise ValueError('FCOS needs ground truth in training: every input needs "instances".')
         positives, losses = self.losses(outputs, gt_instances, top_feats)
-        results = {"positives": positives}
+        results: dict[str, Any] = {"positives": positives}
         if self.yield_proposal:
             with torch.no_grad():
                 results["proposals"] = self.detect(outputs, images.image_sizes, self.train_limits, top_feats)
@@ -203,7 +207,7 @@ class FCOS(nn.Module):
     def locations(self, outputs: FCOSOutputs) -> list[Tensor]:
         """Image points (H * W, 2) of every level's cells, in pixels."""
         return [
-            level_locations(*logits.shape[-2:], stride, logits.device)
+            level_locations(logits.shape[-2], logits.shape[-1], stride, logits.device)
             for logits, stride in zip(outputs.logits, self.strides)
         ]
 

@@ -1,7 +1,7 @@
 """Mask R-CNN: Detectron2's GeneralizedRCNN with the paper's choices and its released files."""
 
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, GeneralizedRCNN, ROIHeads
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import StandardROIHeads
 from torch import nn
@@ -38,7 +38,7 @@ class MaskRCNN(GeneralizedRCNN):
     releases = RELEASES
 
     @configurable
-    def __init__(self, *, backbone: nn.Module, proposal_generator: nn.Module, roi_heads: nn.Module, **kwargs) -> None:
+    def __init__(self, *, backbone: Backbone, proposal_generator: nn.Module, roi_heads: ROIHeads, **kwargs) -> None:
         """Takes the arguments of Detectron2's `GeneralizedRCNN`."""
         super().__init__(backbone=backbone, proposal_generator=proposal_generator, roi_heads=roi_heads, **kwargs)
         shape = backbone.output_shape()

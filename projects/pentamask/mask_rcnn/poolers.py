@@ -54,8 +54,9 @@ EXTRA_POOLERS = ("ROIAlignMax", "ROIWarp")
 def replace_level_poolers(pooler: ROIPooler, pooler_type: str, sampling_ratio: int) -> None:
     """Give Detectron2's multi-level `pooler`, in place, the single-level poolers of one of `EXTRA_POOLERS`."""
     scales = [level.spatial_scale for level in pooler.level_poolers]
-    if pooler_type == "ROIAlignMax":
-        levels = [ROIAlignMax(pooler.output_size, scale) for scale in scales]
-    else:
-        levels = [ROIWarp(pooler.output_size, scale, sampling_ratio) for scale in scales]
-    pooler.level_poolers = nn.ModuleList(levels)
+    pooler.level_poolers = nn.ModuleList(
+        ROIAlignMax(pooler.output_size, scale)
+        if pooler_type == "ROIAlignMax"
+        else ROIWarp(pooler.output_size, scale, sampling_ratio)
+        for scale in scales
+    )

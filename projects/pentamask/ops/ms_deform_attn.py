@@ -66,8 +66,11 @@ def _fake_backward(
     locations_grad: bool = True,
     weights_grad: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    wanted = ((value, value_grad), (sampling_locations, locations_grad), (attention_weights, weights_grad))
-    return tuple(tensor.new_empty(tensor.shape if grad else (0,)) for tensor, grad in wanted)
+    return (
+        value.new_empty(value.shape if value_grad else (0,)),
+        sampling_locations.new_empty(sampling_locations.shape if locations_grad else (0,)),
+        attention_weights.new_empty(attention_weights.shape if weights_grad else (0,)),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -180,6 +180,6 @@ def _mask_targets(gt_masks: Tensor, masks: Tensor) -> Tensor:
     return _resize(gt_masks, (2 * height, 2 * width), masks.dtype)
 
 
-def _resize(gt_masks: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+def _resize(gt_masks: Tensor, size: Sequence[int], dtype: torch.dtype) -> Tensor:
     """(K, H, W) of any type -> (K, *size) in 0-1."""
     return F.interpolate(gt_masks[:, None].to(dtype), size, mode="bilinear", align_corners=False)[:, 0]

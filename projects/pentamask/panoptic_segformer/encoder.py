@@ -120,10 +120,10 @@ class DeformableEncoder(nn.Module):
             padding=torch.cat([mask.flatten(1) for mask in masks], dim=1),
             valid_ratios=torch.stack([_valid_ratios(mask) for mask in masks], dim=1),
         )
-        positions = torch.cat([x.flatten(1, 2) for x in positions], dim=1)
+        all_positions = torch.cat([x.flatten(1, 2) for x in positions], dim=1)
         references = _cell_centres(memory)
         for layer in self.layers:
-            memory.tokens = layer(positions, references, memory)
+            memory.tokens = layer(all_positions, references, memory)
         return memory
 
 

@@ -98,7 +98,7 @@ class LocationDecoder(nn.Module):
         self.cls_branches = nn.ModuleList(copies_of(class_branch(channels, num_classes), num_layers))
         self.reg_branches = nn.ModuleList(copies_of(_box_branch(channels), num_layers))
         # The first layer's boxes are an eighth of the image wide; the others correct their predecessor's.
-        nn.init.constant_(self.reg_branches[0][-1].bias[2:], -2.0)
+        nn.init.constant_(self.reg_branches[0][-1].bias[2:], -2.0)  # type: ignore[index]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

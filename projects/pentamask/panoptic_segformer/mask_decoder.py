@@ -48,7 +48,7 @@ class AttentionMask(nn.Module):
         total = self.linear.bias[0]
         for level_logits, level_linear, weight, shape in zip(logits, self.level_linears, weights, shapes):
             flat = level_logits.flatten(1)
-            features = F.relu(torch.addmm(level_linear.bias[:, None], level_linear.weight, flat))
+            features = F.relu(torch.addmm(level_linear.bias[:, None], level_linear.weight, flat))  # type: ignore[index, arg-type]
             level_mask = at_least_float32(weight @ features).view(-1, 1, *shape)
             if shape != shapes[0]:
                 level_mask = F.interpolate(level_mask, shapes[0], mode="bilinear", align_corners=False)
@@ -132,7 +132,7 @@ class MaskDecoderBlock(nn.Module):
         self, x: Tensor, memory: Tensor, shapes: Sequence[tuple[int, int]], with_masks: bool
     ) -> tuple[Tensor, Tensor | None]:
         """The next queries (Q, C) and their masks; arguments as `MaskAttention`."""
-        if self.self_attention is not None:
+        if self.self_attention is not None and self.norm3 is not None:
             x = self.norm3(x + self.self_attention(x))
         out, masks = self.attn(x, memory, shapes, with_masks)
         x = self.head_norm1(x + out)

@@ -116,7 +116,7 @@ def _mask_wise(scored: ScoredMasks, is_thing: Tensor, options: MergeOptions) -> 
     quality_thresh = torch.where(is_thing, options.quality_thresh_things, options.quality_thresh_stuff)
     areas = scored.inside.sum(dim=(1, 2))
     candidates = ((scored.scores >= quality_thresh) & (areas > 0)).tolist()
-    occupied = torch.zeros_like(scored.inside[0]) if len(areas) else None
+    occupied = scored.inside.new_zeros(scored.inside.shape[1:])
     segments = []
     for i in scored.scores.argsort(descending=True, stable=True).tolist():
         if not candidates[i]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from torch import Tensor, nn
@@ -65,11 +65,15 @@ class PanopticSegFormer(nn.Module):
     )
     releases = RELEASES
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    category_ids: Tensor
+
     @configurable
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         in_features: list[str],
         encoder: DeformableEncoder,
         location_decoder: LocationDecoder,

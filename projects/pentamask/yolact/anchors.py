@@ -36,8 +36,8 @@ def prior_boxes(
     """
     levels = []
     for (height, width), level_scales in zip(level_sizes, scales):
-        sides = [(s * sqrt(r), s * sqrt(r) if square else s / sqrt(r)) for s in level_scales for r in aspect_ratios]
-        sides = torch.tensor(sides, dtype=torch.float64) / image_size
+        pairs = [(s * sqrt(r), s * sqrt(r) if square else s / sqrt(r)) for s in level_scales for r in aspect_ratios]
+        sides = torch.tensor(pairs, dtype=torch.float64) / image_size
         cy = (torch.arange(height, dtype=torch.float64) + 0.5) / height
         cx = (torch.arange(width, dtype=torch.float64) + 0.5) / width
         grid_y, grid_x = torch.meshgrid(cy, cx, indexing="ij")

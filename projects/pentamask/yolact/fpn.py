@@ -71,7 +71,7 @@ def xavier_init(*modules: nn.Module) -> None:
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has one
 
 
 def _build(cfg: CfgNode, bottom_up: Backbone) -> YolactFPN:

@@ -109,12 +109,13 @@ class Postprocessor:
     def nms(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The configured NMS of (n, 4) boxes with (K, n) scores: see `fast_nms`."""
         if self.nms_type == "cross_class":
-            kept = cross_class_fast_nms(boxes, scores, self.nms_thresh, self.nms_topk)
+            found = cross_class_fast_nms(boxes, scores, self.nms_thresh, self.nms_topk)
         elif self.nms_type == "fast":
-            kept = fast_nms(boxes, scores, self.nms_thresh, self.nms_topk)
+            found = fast_nms(boxes, scores, self.nms_thresh, self.nms_topk)
         else:
-            kept = greedy_nms(boxes * self.image_size, scores, self.nms_thresh, self.score_thresh)
-        return tuple(part[: self.max_detections] for part in kept)
+            found = greedy_nms(boxes * self.image_size, scores, self.nms_thresh, self.score_thresh)
+        index, classes, scores = (part[: self.max_detections] for part in found)
+        return index, classes, scores
 
     def low_masks(self, detections: Detections, prototypes: Tensor) -> Tensor:
         """Mask probabilities (n, h, w), cropped, from the image's prototypes (k, h, w)."""

@@ -4,6 +4,7 @@ N: images; P: prior boxes of an image; K: classes without background; M: objects
 pixels. Boxes are relative, xyxy.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -265,6 +266,6 @@ def semantic_loss(logits: Tensor, targets: list[Targets]) -> Tensor:
 
 
 @torch.no_grad()
-def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
     """(M, H, W) masks of zeros and ones, bilinearly resized to `size` and rounded to zeros and ones."""
     return (F.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0] > 0.5).to(masks.dtype)

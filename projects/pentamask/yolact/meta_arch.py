@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from detectron2.utils import comm
 from torch import Tensor, nn
@@ -52,11 +52,14 @@ class YOLACT(nn.Module):
     score_thresholds = ("MODEL.YOLACT.SCORE_THRESH_TEST",)
     releases = RELEASES
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         image_size: int,
         num_prototypes: int,
@@ -183,7 +186,8 @@ class YOLACT(nn.Module):
                 )
         results = []
         for i, x in enumerate(batched_inputs):
-            detections = self.postprocessor.detect(*(output[i] for output in predictions.outputs), predictions.priors)
+            loc, logits, coefficients = (output[i] for output in predictions.outputs)
+            detections = self.postprocessor.detect(loc, logits, coefficients, predictions.priors)
             height, width = x.get("height", x["image"].shape[1]), x.get("width", x["image"].shape[2])
             instances = self.postprocessor.instances(
                 detections, predictions.prototypes[i], height, width, self.mask_iou_net
@@ -194,9 +198,9 @@ class YOLACT(nn.Module):
     def preprocess_image(self, batched_inputs: list[dict]) -> Tensor:
         """The images, stretched to the square network input in floating point, normalised: (N, 3, S, S)."""
         size = (self.image_size, self.image_size)
-        images = [x["image"].to(self.pixel_mean)[None] for x in batched_inputs]
+        pictures = [x["image"].to(self.pixel_mean)[None] for x in batched_inputs]
         # Without antialiasing, as OpenCV does it; a picture of this size already stays as it is.
-        images = torch.cat([F.interpolate(x, size, mode="bilinear", align_corners=False) for x in images])
+        images = torch.cat([F.interpolate(x, size, mode="bilinear", align_corners=False) for x in pictures])
         return (images - self.pixel_mean) / self.pixel_std
 
     def predict(self, features: dict[str, Tensor]) -> Predictions:
