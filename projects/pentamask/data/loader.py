@@ -132,6 +132,10 @@ class ResumableLoader:
                 yield list(bucket)
                 bucket.clear()
 
+    def first_batch(self) -> list[Any]:
+        """The samples of the very first batch, made in this process."""
+        return [self.samples[key] for key in next(self._batches())]
+
     def __iter__(self) -> Iterator[list[Any]]:
         batches = itertools.islice(self._batches(), self.start_batch, None)
         # A generator of its own, because DataLoader draws from it when it starts.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
@@ -48,6 +48,11 @@ def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
             check_registered(name, key)
         if not names and (eval_only or key == "DATASETS.TRAIN"):
             raise BadInput(f"{key} is empty: name at least one dataset.")
+    if find_model_class(cfg) is None:
+        raise BadInput(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} is not registered."
+            f"{did_you_mean(cfg.MODEL.META_ARCHITECTURE, [name for name, _ in META_ARCH_REGISTRY])}"
+        )
     check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, resume_from=cfg.OUTPUT_DIR if resume else None)
     if cfg.TEST.AUG.ENABLED and not supports_tta(find_model_class(cfg)):
         raise BadInput(
@@ -103,8 +108,10 @@ def check_num_gpus(num_gpus: int) -> None:
     """Check --num-gpus, the number of processes on this machine; 0 and 1 run anywhere.
 
     Raises:
-        BadInput: more processes than GPUs.
+        BadInput: more processes than GPUs, or a negative number.
     """
+    if num_gpus < 0:
+        raise BadInput(f"--num-gpus {num_gpus}: give 0 or more.")
     if num_gpus > max(1, torch.cuda.device_count()):
         raise BadInput(f"--num-gpus {num_gpus}: this machine has {torch.cuda.device_count()} usable GPUs.")
 

@@ -23,10 +23,12 @@ from pentamask.engine.checks import (
     dataset_errors,
     did_you_mean,
 )
+from pentamask.engine.config_checks import building_errors
 from pentamask.engine.ema import EMAHook
 from pentamask.engine.launch import distribute
+from pentamask.engine.load_config import check_overrides
 from pentamask.engine.loss_report import LossReport
-from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation
+from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation, rehearse_training
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 from pentamask.engine.step import StepTrainer, find_precision, mixed_precision
 
@@ -39,8 +41,9 @@ def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
     """
     try:
         cfg = LazyConfig.load(config_file)
-    except (SyntaxError, ImportError, NameError, AttributeError, OSError) as error:
+    except Exception as error:  # the file is a program, which can fail with anything
         raise BadInput(f"Cannot load {config_file}: {type(error).__name__}: {error}") from error
+    check_overrides(overrides)
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
@@ -52,7 +55,10 @@ def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
             isinstance(node, DictConfig) and "_target_" in node
         ):
             raise BadInput(f"On the command line: non-existent key {key}.{did_you_mean(key, _keys(cfg))}")
-    return LazyConfig.apply_overrides(cfg, overrides)
+    try:
+        return LazyConfig.apply_overrides(cfg, overrides)
+    except Exception as error:  # Hydra's parser has many
+        raise BadInput(f"On the command line: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 _missing = object()
@@ -121,7 +127,8 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
         BadInput: the data cannot be loaded, or has another number of classes than the model.
         FloatingPointError: a loss is not finite; names it, the learning rate and the images.
     """
-    model = instantiate(cfg.model).to(cfg.train.device)
+    with building_errors(cfg):
+        model = instantiate(cfg.model).to(cfg.train.device)
     partial = cfg.train.get("weights_partial", False)
     if eval_only:
         model = distribute(model.eval())  # before loading: nothing may be left to training
@@ -130,9 +137,11 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
         rehearse_lazy(cfg, model)
         return evaluate_lazy(cfg, model)
     logging.getLogger("detectron2").info("Model:\n%s", model)
-    trainer = _build_trainer(cfg, model)
+    with building_errors(cfg):
+        trainer = _build_trainer(cfg, model)
     check_class_names(dataset_names(cfg, "train"), dataset_names(cfg, "test"), masks=learns_masks(cfg))
     rehearse_lazy(cfg, model)
+    rehearse_training(model, trainer.data_loader)
     results: dict[str, Any] = {}
     ema = None
     if OmegaConf.select(cfg, "train.model_ema.enabled", default=False):
@@ -173,7 +182,7 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
     try:
         trainer.train(start_iter, cfg.train.max_iter)
     except FloatingPointError as error:
-        raise report.explain(trainer.iter, trainer.optimizer.param_groups[0]["lr"]) from error
+        raise report.explain(error, trainer.iter, trainer.optimizer.param_groups[0]["lr"]) from error
     return results
 
 

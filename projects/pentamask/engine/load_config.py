@@ -38,6 +38,7 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
     Raises:
         BadInput: an unknown key, a value of the wrong type, or a file that is not YAML, or asks for code to be run.
     """
+    check_overrides(overrides)
     cfg = get_cfg()
     add_pentamask_config(cfg)
     for source, merge in (
@@ -55,6 +56,13 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
             raise BadInput(f"In {source}: {' '.join(message.split())}.{hint}") from error
     translate_config(cfg)
     return cfg
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Raise `BadInput` if flags stand among the overrides, where they would be taken for keys."""
+    flags = [word for word in overrides if word.startswith("--")]
+    if flags:
+        raise BadInput(f"{' '.join(flags)} must stand before the config's keys and values, which end the command line.")
 
 
 def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""Tries an evaluation on one picture, so that what it lacks is said before the training and not after it."""
+"""Tries evaluation and training on little data, so that what they lack is said before the training."""
 
 import contextlib
 import io
@@ -21,9 +21,11 @@ from detectron2.evaluation import (
 )
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from pentamask.data.loader import ResumableLoader
 from pentamask.data.panoptic import PanopticLabels
 from pentamask.engine.checks import BadInput
 
@@ -51,12 +53,45 @@ def rehearse_evaluation(name: str, evaluator: DatasetEvaluator, loader: Iterable
         raise BadInput(f"Dataset {name!r} has no images to evaluate on.")
     try:
         sample = next(iter(loader))[0] if samples is None else samples[0]
-        with _quiet(), tempfile.TemporaryDirectory() as folder:
+        with _quiet():
             output = _predict(model, sample, MetadataCatalog.get(name))
+    except Exception as error:  # a mapper and a model may be anybody's, and fail with anything
+        raise BadInput(f"The model cannot be run on the first picture of {name!r}: {_reason(error)}") from error
+    try:
+        with _quiet(), tempfile.TemporaryDirectory() as folder:
             results = [_try(part, sample, output, folder) for part in parts]
-    except Exception as error:  # an evaluator may be anybody's, and fail with anything
+    except Exception as error:  # so may an evaluator
         raise BadInput(f"Dataset {name!r} cannot be evaluated: {_reason(error)}") from error
     return [f"{task}/{metric}" for part in results for task, values in part.items() for metric in values]
+
+
+def rehearse_training(model: nn.Module, loader: Iterable) -> None:
+    """Compute the losses of the first batch, so that data and model that do not fit are said before the training.
+
+    Args:
+        model: as trained; its buffers are afterwards what they were.
+        loader: of the training; only a `ResumableLoader` can give its first batch twice.
+
+    Raises:
+        BadInput: a picture cannot be mapped, or the model cannot learn from it.
+    """
+    if not isinstance(loader, ResumableLoader):
+        return
+    model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        batch = loader.first_batch()
+        with _quiet(), torch.no_grad(), EventStorage():
+            model.train()
+            model(batch)
+    except (FloatingPointError, torch.OutOfMemoryError):
+        pass  # the training explains them better
+    except Exception as error:  # whatever a mapper or model fails with
+        raise BadInput(f"The first batch cannot be trained on: {_reason(error)}") from error
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
 
 
 def make_folder(path: str, what: str) -> None:
@@ -128,7 +163,8 @@ def _only_of(sample: dict, metadata: Metadata, folder: str) -> Metadata:
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError) and error.args and error.args[0] in ("instances", "sem_seg", "panoptic_seg"):
         return f"its evaluation needs {error.args[0]!r}, which this model does not give. Choose another test set."
-    return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+    message = " ".join(str(error).split())
+    return message if isinstance(error, (BadInput, OSError)) else f"{type(error).__name__}: {message}"
 
 
 @contextmanager

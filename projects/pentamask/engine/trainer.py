@@ -100,7 +100,7 @@ class Trainer(DefaultTrainer):
         try:
             super().run_step()
         except FloatingPointError as error:
-            raise self._loss_report.explain(self.iter, self.optimizer.param_groups[0]["lr"]) from error
+            raise self._loss_report.explain(error, self.iter, self.optimizer.param_groups[0]["lr"]) from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -119,8 +119,9 @@ class Trainer(DefaultTrainer):
         Raises:
             BadInput: the data cannot be loaded, or has another number of classes than the model.
         """
+        mapper = MaskDatasetMapper(cfg, is_train=True)
         with checked_loading(cfg.DATASETS.TRAIN, train=True, masks=cfg.MODEL.MASK_ON):
-            loader = build_train_loader(cfg, mapper=MaskDatasetMapper(cfg, is_train=True))
+            loader = build_train_loader(cfg, mapper=mapper)
         check_dataset_files(cfg.DATASETS.TRAIN)
         check_class_counts(cfg, cfg.DATASETS.TRAIN)
         return loader

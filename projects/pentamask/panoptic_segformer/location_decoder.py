@@ -86,6 +86,8 @@ class LocationDecoder(nn.Module):
             channels, hidden_channels, num_layers, num_heads, num_points, dropout: see `DeformableEncoder`.
         """
         super().__init__()
+        if num_queries < 1:
+            raise ValueError(f"MODEL.PANOPTIC_SEGFORMER.NUM_QUERIES is {num_queries}: it must be 1 or more.")
         self.layers = nn.ModuleList(
             DecoderLayer(channels, hidden_channels, num_heads, num_levels, num_points, dropout)
             for _ in range(num_layers)

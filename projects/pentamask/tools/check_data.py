@@ -7,7 +7,6 @@ python -m pentamask.tools.check_data --dataset shapes_train
 import argparse
 import copy
 import os
-import sys
 
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
@@ -23,6 +22,7 @@ from pentamask.data.panoptic_checks import check_panoptic
 from pentamask.data.picture_checks import PictureSummary, check_pictures
 from pentamask.data.pictures import read_record_picture
 from pentamask.engine.checks import BadInput, check_registered, checked_loading
+from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.lazy import dataset_names, learns_masks, load_lazy_config
 from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.visualize.predictions import with_class_names
@@ -165,11 +165,10 @@ def draw_samples(records: list[dict], metadata: Metadata, count: int) -> Image.I
 
 
 def cli() -> None:
-    """The command line; what is wrong ends on stderr, with exit status 1."""
-    try:
-        main(get_parser().parse_args())
-    except BadInput as error:
-        sys.exit(f"check_data: error: {error}")
+    """The command line; errors end in one line on stderr and exit status 1."""
+    args = add_debug_flag(get_parser(), "check_data").parse_args()
+    with reported_errors("check_data", debug=args.debug):
+        main(args)
 
 
 if __name__ == "__main__":

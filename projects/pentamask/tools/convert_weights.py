@@ -5,7 +5,6 @@ python -m pentamask.tools.convert_weights R_50_3x.pth clean.safetensors --model 
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +20,7 @@ from pentamask.checkpoint.files import read_checkpoint
 from pentamask.checkpoint.key_map import KeyRules, known_rules, recognise, sample
 from pentamask.checkpoint.loader import PentamaskCheckpointer, load_completely
 from pentamask.engine.checks import BadInput
+from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.plugin import declared, find_model_class
 
@@ -183,11 +183,10 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def cli() -> None:
-    """The command line; bad input ends in one line on stderr and exit status 1."""
-    try:
-        main(get_parser().parse_args())
-    except BadInput as error:
-        sys.exit(f"convert_weights: error: {error}")
+    """The command line; errors end in one line on stderr and exit status 1."""
+    args = add_debug_flag(get_parser(), "convert_weights").parse_args()
+    with reported_errors("convert_weights", debug=args.debug):
+        main(args)
 
 
 if __name__ == "__main__":

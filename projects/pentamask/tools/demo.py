@@ -10,7 +10,6 @@ import argparse
 import glob
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 
@@ -23,10 +22,10 @@ from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode
 from PIL import Image
 
-from pentamask.checkpoint.loader import CheckpointError
 from pentamask.data.panoptic import find_metadata
 from pentamask.data.pictures import read_picture
 from pentamask.engine.checks import BadInput, check_weights
+from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 from pentamask.engine.predictor import Predictor
@@ -235,12 +234,10 @@ def _open_writer(source: str, output: str, fps: float, size: tuple[int, int]) ->
 
 
 def cli() -> None:
-    """The command line; bad input ends in one line on stderr and exit status 1."""
-    args = get_parser().parse_args()
-    try:
+    """The command line; errors end in one line on stderr and exit status 1."""
+    args = add_debug_flag(get_parser(), "demo").parse_args()
+    with reported_errors("demo", debug=args.debug):
         main(args)
-    except (BadInput, CheckpointError) as error:
-        sys.exit(f"demo: error: {error}")
 
 
 if __name__ == "__main__":

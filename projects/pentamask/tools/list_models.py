@@ -1,5 +1,6 @@
 """Print the table of released models, which is MODEL_ZOO.md: python -m pentamask.tools.list_models > MODEL_ZOO.md"""
 
+from pentamask.engine.command_line import reported_errors
 from pentamask.model_zoo import list_models, list_releases
 from pentamask.plugin import Release
 
@@ -50,4 +51,5 @@ def _make_section(family: str, releases: list[Release]) -> str:
 
 
 if __name__ == "__main__":
-    print(make_table(), end="")
+    with reported_errors("list_models"):
+        print(make_table(), end="")

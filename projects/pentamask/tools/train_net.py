@@ -4,7 +4,6 @@ python -m pentamask.tools.train_net --config-file FCOS/R_50_1x.yaml [--resume] [
 """
 
 import argparse
-import sys
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, hooks
@@ -13,11 +12,14 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
-from pentamask.checkpoint.loader import CheckpointError, PentamaskCheckpointer
-from pentamask.engine.checks import BadInput, check_class_names, check_config, check_weights
+from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.engine.checks import check_class_names, check_config, check_weights
+from pentamask.engine.command_line import add_debug_flag, reported_errors
+from pentamask.engine.config_checks import building_errors, check_lazy_values, check_values
 from pentamask.engine.launch import launch
 from pentamask.engine.lazy import load_lazy_config, run_lazy
 from pentamask.engine.load_config import available_device, find_config_file, load_config
+from pentamask.engine.rehearsal import make_folder, rehearse_training
 from pentamask.engine.trainer import Trainer
 
 
@@ -30,6 +32,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(distributed_rank=comm.get_rank(), name="pentamask")
     cfg = load_config(args.config_file, args.opts)
     check_config(cfg, resume=args.resume, eval_only=args.eval_only)
+    check_values(cfg)
+    make_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pentamask", configure_stdout=False)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     cfg.freeze()
@@ -40,7 +44,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def setup_lazy(args: argparse.Namespace) -> DictConfig:
     """As `setup` for a LazyConfig file; raises likewise."""
     cfg = load_lazy_config(args.config_file, args.opts)
+    check_lazy_values(cfg)
     output_dir = cfg.train.output_dir
+    make_folder(output_dir, "train.output_dir")
     check_weights("train.init_checkpoint", cfg.train.init_checkpoint, resume_from=output_dir if args.resume else None)
     setup_logger(output_dir, distributed_rank=comm.get_rank(), name="pentamask")
     cfg.train.device = available_device(cfg.train.device)
@@ -66,10 +72,12 @@ def main(args: argparse.Namespace) -> dict:
     cfg = setup(args)
     if args.eval_only:
         return evaluate(cfg, resume=args.resume)
-    trainer = Trainer(cfg)
+    with building_errors(cfg):
+        trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     check_class_names(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, masks=cfg.MODEL.MASK_ON)
     Trainer.rehearse_test(cfg, trainer.model)
+    rehearse_training(trainer.model, trainer.data_loader)
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([hooks.EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
     trainer.train()
@@ -78,7 +86,8 @@ def main(args: argparse.Namespace) -> dict:
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict:
     """Evaluate MODEL.WEIGHTS (with `resume` the last checkpoint) on DATASETS.TEST and compare with EXPECTED_RESULTS."""
-    model = Trainer.build_model(cfg).eval()  # before loading: nothing may be left to training
+    with building_errors(cfg):
+        model = Trainer.build_model(cfg).eval()  # before loading: nothing may be left to training
     checkpointer = PentamaskCheckpointer(model, save_dir=cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     Trainer.rehearse_test(cfg, model)
@@ -90,13 +99,17 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict:
     return results
 
 
+def run_process(args: argparse.Namespace) -> None:
+    """`main` as each process of a training runs it, with errors in one line."""
+    with reported_errors("train_net", debug=args.debug):
+        main(args)
+
+
 def cli() -> None:
-    """The command line; bad input ends in one line on stderr and exit status 1."""
-    args = default_argument_parser().parse_args()
-    try:
-        launch(main, args)
-    except (BadInput, CheckpointError) as error:
-        sys.exit(f"train_net: error: {error}")
+    """The command line; errors end in one line on stderr and exit status 1."""
+    args = add_debug_flag(default_argument_parser(), "train_net").parse_args()
+    with reported_errors("train_net", debug=args.debug):
+        launch(run_process, args)
 
 
 if __name__ == "__main__":
