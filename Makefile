@@ -23,9 +23,10 @@ demo: $(VENV)/.built
 test: $(VENV)/.built
 	$(BIN)/python -m pytest -rfEs
 
-lint: $(VENV)/.lint
+lint: $(VENV)/.lint $(VENV)/.packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Needs nvcc, but no GPU; does nothing if the sources are unchanged.
 cuda: $(VENV)/.packages
@@ -47,7 +48,7 @@ $(VENV)/.venv:
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.venv $(CONSTRAINTS)
-	@$(PIP) ruff
+	@$(PIP) ruff mypy
 	@touch $@
 
 $(VENV)/.packages: $(VENV)/.venv $(CONSTRAINTS)

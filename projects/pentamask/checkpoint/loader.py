@@ -47,6 +47,7 @@ class PentamaskCheckpointer(DetectionCheckpointer):
     """
 
     resumed_from: str | None = None
+    _parsed_url_during_load: Any
     _checked: tuple[str, dict[str, Any]] | None = None  # a file that was read already, to save reading it again
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, partial: bool = False, **kwargs: Any) -> None:
@@ -152,7 +153,7 @@ class PentamaskCheckpointer(DetectionCheckpointer):
     def _find_resumable(self) -> str | None:
         """The newest file that is whole, of which the unfit newer ones are reported; None if there are no files."""
         files = self._resume_order()
-        problems = []
+        problems: list[str] = []
         for file in files:
             problem = self._problem_of(file)
             if problem is None:

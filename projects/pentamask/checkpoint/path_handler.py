@@ -51,8 +51,8 @@ def _clean(checkpoint: dict[str, Any]) -> dict[str, Any]:
         name: torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
         for name, value in checkpoint["model"].items()
     }
-    kept = {key: checkpoint[key] for key in ("__author__", "matching_heuristics") if key in checkpoint}
-    return {"model": weights, **kept}
+    kept = ("__author__", "matching_heuristics")
+    return {"model": weights} | {key: checkpoint[key] for key in kept if key in checkpoint}
 
 
 def register_checkpoint_handler() -> None:

@@ -87,13 +87,16 @@ class Source:
             raise UnsafePickleError(f"it has more than {_MAX_READS} parts")
 
 
-class Unpickler(pickle._Unpickler):
+_PythonUnpickler: Any = pickle._Unpickler  # whose inner methods have no published types
+
+
+class Unpickler(_PythonUnpickler):
     """Looks globals up in a table instead of importing them, and bounds the depth, size and time of what is read.
 
     Only plain values, and tuples of them, are hashed: a tuple may stand in itself so often that its hash takes years.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch = dict(_PythonUnpickler.dispatch)
 
     def __init__(self, source: Source) -> None:
         super().__init__(source, encoding="latin1")
@@ -241,7 +244,8 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran_order, data = state
-        super().__setstate__((1, shape, _plain(dtype), bool(fortran_order), _to_bytes(data)))
+        plain = (1, shape, _plain(dtype), bool(fortran_order), _to_bytes(data))
+        super().__setstate__(plain)  # type: ignore[arg-type]
 
 
 def _reconstruct(*_: Any) -> _Array:
@@ -255,7 +259,7 @@ def _from_buffer(
     """An array of pickle protocol 5; `order` "K" with `axes` is an array that was transposed."""
     stored = _plain(dtype)
     array = np.frombuffer(data, stored).astype(stored.newbyteorder("=")).view(_Array)
-    return array.reshape(shape).transpose(axes) if axes is not None else array.reshape(shape, order=order)
+    return array.reshape(shape).transpose(axes) if axes is not None else array.reshape(shape, order=order)  # type: ignore[call-overload]
 
 
 def _scalar(dtype: _DType, data: bytes | str) -> np.generic:

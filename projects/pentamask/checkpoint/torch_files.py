@@ -35,7 +35,7 @@ def load_torch(path: str) -> Any:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     try:
         _check_zip(path, len(content)) if content[:4] == b"PK\x03\x04" else _check_legacy(content)
-        with torch.serialization.safe_globals(TORCH_GLOBALS):
+        with torch.serialization.safe_globals(TORCH_GLOBALS):  # type: ignore[arg-type]
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # malformed files end in errors of many types
         raise ValueError(f"{path} was not loaded: {_explain(error)}") from error

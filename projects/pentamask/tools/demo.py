@@ -153,7 +153,7 @@ def _output_paths(paths: list[str], output: str | None) -> list[str | None]:
         return [output]
     if os.path.isfile(output):
         raise BadInput(f"--output {output} is a file, but {len(paths)} images need a folder.")
-    targets = [os.path.join(output, os.path.basename(path)) for path in paths]
+    targets: list[str | None] = [os.path.join(output, os.path.basename(path)) for path in paths]
     if len(set(targets)) < len(targets):
         raise BadInput("--input names files of the same name in several folders, which would overwrite each other.")
     os.makedirs(output, exist_ok=True)
@@ -225,7 +225,7 @@ def _open_writer(source: str, output: str, fps: float, size: tuple[int, int]) ->
         path = stem + extension if os.path.isdir(output) else output
         if os.path.exists(path):
             raise BadInput(f"--output {path} exists already: remove it or choose another name.")
-        writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*codec), fps, size)
+        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), fps, size)
         if writer.isOpened():
             return writer
         if os.path.exists(path):
