@@ -38,6 +38,7 @@ asan: $(VENV)/.built
 
 model-zoo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.list_models > MODEL_ZOO.md
+	$(BIN)/python -m pentamask.tools.list_models README.md projects/pentamask/*/README.md
 
 # Installs, tests and trains with other versions of Python and PyTorch, each in an environment of its own: see dev/versions.py.
 versions: $(VENV)/.packages

@@ -12,7 +12,7 @@ from weights import make_state_dict
 
 @dataclass
 class Case:
-    """A recorded case, see `shared/reference/README.md`."""
+    """A recorded case: a folder with `case.json`, `state_dict.json`, `inputs.npz` and `outputs.npz`."""
 
     path: Path
     spec: dict[str, Any] = field(init=False)

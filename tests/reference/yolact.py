@@ -19,10 +19,10 @@ from pentamask.yolact.inference import Detections, Postprocessor
 from pentamask.yolact.key_rules import KEY_RULES
 from pentamask.yolact.losses import YolactLoss, hard_negatives
 from pentamask.yolact.mask_networks import MaskIoUNet
-from pentamask.yolact.matching import match_priors
+from pentamask.yolact.matching import NEUTRAL, match_priors
 from pentamask.yolact.nms import greedy_nms
 
-# The authors' config keys, those that a case may override, and ours below MODEL.YOLACT.
+# The authors' config keys, and ours below MODEL.YOLACT.
 _KEYS = {
     "max_size": "IMAGE_SIZE",
     "nms_conf_thresh": "SCORE_THRESH_TEST",
@@ -44,8 +44,32 @@ _KEYS = {
     "mask_proto_crop": "CROP_MASKS",
     "backbone.pred_scales": "ANCHOR_SCALES",
     "backbone.use_square_anchors": "SQUARE_ANCHORS",
+    "fpn.num_downsample": "NUM_EXTRA_LEVELS",
 }
-_SAME_MEANING_ALWAYS = {"rescore_mask"}  # follows from use_maskiou here
+_OTHER_KEYS = {
+    "fpn.num_features": "MODEL.FPN.OUT_CHANNELS",
+    "max_num_detections": "TEST.DETECTIONS_PER_IMAGE",
+    "lr": "SOLVER.BASE_LR",
+    "momentum": "SOLVER.MOMENTUM",
+    "decay": "SOLVER.WEIGHT_DECAY",
+    "gamma": "SOLVER.GAMMA",
+    "max_iter": "SOLVER.MAX_ITER",
+    "lr_steps": "SOLVER.STEPS",
+    "lr_warmup_until": "SOLVER.WARMUP_ITERS",
+}
+# What has one value in all released models, and in ours.
+_FIXED = {
+    "rescore_mask": (True, False),  # follows from use_maskiou here
+    "emulate_roi_pooling": (True,),
+    "share_prediction_module": (True,),
+    "crop_with_pred_box": (False,),
+    "mask_proto_crop_expand": (0,),
+    "maskious_to_train": (-1,),
+    "use_semantic_segmentation_loss": (True,),
+    "train_semantic": (True,),
+    "backbone.use_pixel_scales": (True,),
+    "backbone.preapply_sqrt": (False,),
+}
 
 
 def replay(case: Case, compare: Comparison, tmp_path: Path) -> None:
@@ -76,12 +100,14 @@ def _config(case: Case, model: str | None = None) -> CfgNode:
             node.BN_MIN_BATCH = cfg.SOLVER.IMS_PER_BATCH + 1 if value else 0
         elif key == "num_classes":
             node.NUM_CLASSES = value - 1
-        elif key == "max_num_detections":
-            cfg.TEST.DETECTIONS_PER_IMAGE = value
         elif key == "backbone.pred_aspect_ratios":
             node.ASPECT_RATIOS = [float(ratio) for ratio in value[0][0]]
-        elif key not in _SAME_MEANING_ALWAYS:
+        elif key in _FIXED:
+            assert value in _FIXED[key], f"{key} is {value!r}, which no released model has"
+        elif key in _KEYS:
             cfg.merge_from_list([f"MODEL.YOLACT.{_KEYS[key]}", value])
+        else:
+            cfg.merge_from_list([_OTHER_KEYS[key], value])
     return cfg
 
 
@@ -146,6 +172,12 @@ def _replay_inference(case: Case, compare: Comparison, model: nn.Module) -> None
     for name, value in zip(("boxes", "scores", "classes", "coefs"), detections):
         _close(case, compare, f"det/{name}", value)
     _close(case, compare, "low_masks", low_masks[: case.spec["store"]["low_masks"]])
+    if "maskiou" in compare:
+        # Of all classes, or of that of each detection.
+        per_class = compare.expected["maskiou"].ndim == 2
+        net = model.mask_iou_net
+        with torch.no_grad():
+            _close(case, compare, "maskiou", net(low_masks) if per_class else net.scores(low_masks, detections.classes))
     _compare_final(case, compare, "final/", final)
     # The model leaves out what lies beside the picture.
     inside = final[final.pred_boxes.nonempty()]
@@ -185,12 +217,15 @@ def _compare_final(case: Case, compare: Comparison, prefix: str, final: Instance
 
 
 def _training_input(case: Case, i: int) -> dict:
+    """An image and its ground truth; one without objects may lack the arrays."""
     image = _rgb(case.inputs[f"image{i}"])
-    boxes, labels = case.input(f"gt{i}_boxes"), case.input(f"gt{i}_labels")
+    boxes, labels, masks = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, *image.shape[1:])
+    if f"gt{i}_boxes" in case.inputs:
+        boxes, labels, masks = (case.input(f"gt{i}_{name}") for name in ("boxes", "labels", "masks"))
     things = labels >= 0
     gt = Instances(tuple(image.shape[1:]))
     gt.gt_boxes, gt.gt_classes = Boxes(boxes[things]), labels[things]
-    gt.gt_masks = BitMasks(case.input(f"gt{i}_masks")[: len(gt)])  # crowds come last
+    gt.gt_masks = BitMasks(masks[: len(gt)])  # crowds come last
     return {"image": image, "instances": gt, "crowd_boxes": boxes[~things]}
 
 
@@ -234,9 +269,9 @@ def _compare_matches(
 ) -> None:
     positive = labels > 0
     compare.equal(f"conf_t{i}", labels)
-    if len(boxes):
-        compare.equal(f"idx_t{i}", index)
-        _close(case, compare, f"loc_t{i}", encode_boxes(boxes[index[positive]], priors[positive]))
+    compare.equal(f"neutral_t{i}", labels == NEUTRAL)
+    compare.equal(f"idx_t{i}", index)
+    _close(case, compare, f"loc_t{i}", encode_boxes(boxes[index[positive]], priors[positive]))
 
 
 def _replay_fast_nms(case: Case, compare: Comparison) -> None:

@@ -1,8 +1,21 @@
-"""Print the table of released models, which is MODEL_ZOO.md: python -m pentamask.tools.list_models > MODEL_ZOO.md"""
+"""Write the tables of released models.
+
+    python -m pentamask.tools.list_models > MODEL_ZOO.md      # the whole page
+    python -m pentamask.tools.list_models README.md ...       # the tables in these files, in place
+
+A table in a file stands between the lines TABLE_BEGIN and TABLE_END and lists the configs that its rows name.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from pentamask.engine.command_line import reported_errors
 from pentamask.model_zoo import list_models, list_releases
 from pentamask.plugin import Release
+
+TABLE_BEGIN, TABLE_END = "<!-- published numbers: written by `make model-zoo` -->", "<!-- end of table -->"
 
 _INTRODUCTION = """\
 # Model zoo
@@ -13,10 +26,16 @@ file is named, the page lists the model under the config's name, but its link le
 another file. Sizes are given where the host states them; the pages state no checksums. This table is written by
 `make model-zoo` from the `releases.py` of each paper in `projects/pentamask/`.
 """
-_METRICS = {"box AP": "bbox/AP", "mask AP": "segm/AP", "PQ": "panoptic_seg/PQ"}
+_METRICS = {
+    "box AP": "bbox/AP",
+    "mask AP": "segm/AP",
+    "PQ": "panoptic_seg/PQ",
+    "PQ things": "panoptic_seg/PQ_th",
+    "PQ stuff": "panoptic_seg/PQ_st",
+}
 
 
-def make_table() -> str:
+def make_page() -> str:
     """MODEL_ZOO.md: one section for every folder of configs, and the configs without a released model."""
     releases = list_releases()
     families: dict[str, list[Release]] = {}
@@ -27,20 +46,24 @@ def make_table() -> str:
     return "\n".join([*sections, "## Configs without a released model\n", *(f"- `{name}`" for name in others), ""])
 
 
-def _make_section(family: str, releases: list[Release]) -> str:
-    """The table of one paper, with those columns that any of its models fills."""
+def _make_section(family: str, releases: Sequence[Release]) -> str:
+    page, split, licence = releases[0].page, releases[0].split, releases[0].licence
+    weights = licence.weights or "none of their own stated"
+    heading = (
+        f"## {family}\n\n"
+        f"COCO {split}; files: [{page}](https://github.com/{page}). Licence of its code: {licence.code}; "
+        f"of the weights: {weights}.\n"
+    )
+    return f"{heading}\n{make_table(releases)}\n"
+
+
+def make_table(releases: Sequence[Release]) -> str:
+    """The releases as a table, with those columns that any of them fills."""
     metrics = {title: key for title, key in _METRICS.items() if any(key in r.metrics for r in releases)}
     timed = any(release.seconds for release in releases)
     sized = any(release.megabytes for release in releases)
     titles = ["config", *metrics, *(["ms", "GPU"] if timed else []), "file", *(["MB"] if sized else [])]
-    page, split, licence = releases[0].page, releases[0].split, releases[0].licence
-    weights = licence.weights or "none of their own stated"
-    lines = [
-        f"## {family}\n",
-        f"COCO {split}; files: [{page}](https://github.com/{page}). Licence of its code: {licence.code}; "
-        f"of the weights: {weights}.\n",
-    ]
-    lines += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for release in releases:
         numbers = [f"{release.metrics[key]:.1f}" if key in release.metrics else "" for key in metrics.values()]
         speed = [f"{1000 * release.seconds:.0f}" if release.seconds else "", release.device] if timed else []
@@ -50,6 +73,20 @@ def _make_section(family: str, releases: list[Release]) -> str:
     return "\n".join([*lines, ""])
 
 
+def fill_tables(text: str) -> str:
+    """A page with the tables between TABLE_BEGIN and TABLE_END written anew, for the configs that their rows name."""
+    releases = list_releases()
+
+    def fill(match: re.Match) -> str:
+        names = re.findall(r"^\| `([^`]+)`", match[1], re.MULTILINE)
+        return f"{TABLE_BEGIN}\n{make_table([releases[name] for name in names])}{TABLE_END}"
+
+    return re.sub(f"{re.escape(TABLE_BEGIN)}\n(.*?){re.escape(TABLE_END)}", fill, text, flags=re.DOTALL)
+
+
 if __name__ == "__main__":
     with reported_errors("list_models"):
-        print(make_table(), end="")
+        for path in map(Path, sys.argv[1:]):
+            path.write_text(fill_tables(path.read_text()))
+        if len(sys.argv) == 1:
+            print(make_page(), end="")
