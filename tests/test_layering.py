@@ -13,7 +13,7 @@ LAYERS = [
     PLUGINS,
     {"fcos", "backbones", "data", "evaluation", "checkpoint"},
     {"ops"},
-    {"plugin", "solver"},
+    {"plugin", "solver", "inputs"},
     {"common"},
 ]
 # Beside the layers: the package itself registers everything, config.py adds all keys.

@@ -148,8 +148,6 @@ class BlendMask(OneStageDetector):
         return results
 
     def _losses(self, batched_inputs: list[dict], images: ImageList, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        if "instances" not in batched_inputs[0]:
-            raise ValueError('BlendMask needs ground truth in training: every input needs "instances".')
         gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
         losses = {}
         if self.panoptic_module is not None:
@@ -157,10 +155,11 @@ class BlendMask(OneStageDetector):
             _, losses = self.panoptic_module(features, self._batch_maps(batched_inputs, "sem_seg", ignore))
         bases = self.basis_module(features)
         if self.basis_module.loss_on:
-            for x, gt in zip(batched_inputs, gt_instances):
-                if "basis_sem" not in x:
-                    x["basis_sem"] = basis_sem_from_instances(gt, gt.image_size)
-            losses.update(self.basis_module.losses(features, self._batch_maps(batched_inputs, "basis_sem", 0)))
+            maps = [
+                x if "basis_sem" in x else {"basis_sem": basis_sem_from_instances(gt, gt.image_size)}
+                for x, gt in zip(batched_inputs, gt_instances)
+            ]
+            losses.update(self.basis_module.losses(features, self._batch_maps(maps, "basis_sem", 0)))
         results, fcos_losses = self.proposal_generator(images, features, gt_instances, self.top_layer)
         losses.update(self.blender.losses(bases, results["positives"], gt_instances))
         losses.update(fcos_losses)

@@ -17,6 +17,7 @@ from torch import Tensor
 from pentamask.checkpoint.key_map import register_key_rules
 from pentamask.common import check_pooler, derive, register
 from pentamask.fcos import FCOS, FCOS_CLASS_COUNT, level_strides
+from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount, Release
 
 from .config import DEFAULT_CLASS_COUNT, add_centermask_config
@@ -101,6 +102,7 @@ class CenterMask(GeneralizedRCNN):
         check_pooler("roi_heads.mask_pooler", heads.mask_pooler, heads.mask_in_features, shape)
         check_pooler("roi_heads.keypoint_pooler", heads.keypoint_pooler, heads.keypoint_in_features, shape)
         register_key_rules(self, self.key_rules)
+        register_input_check(self)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

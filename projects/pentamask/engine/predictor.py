@@ -12,6 +12,7 @@ from torch import nn
 from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.data.pictures import convert_bgr
+from pentamask.inputs import check_picture, register_input_check
 
 
 class Predictor:
@@ -29,6 +30,7 @@ class Predictor:
         """
         self.model, self.mapper, weights, partial = _build(cfg)
         self.model.eval()
+        register_input_check(self.model)
         PentamaskCheckpointer(self.model, partial=partial).load(weights)
         self.confidence_threshold = confidence_threshold
         if hasattr(self.model, "combine_instances_score_thresh"):
@@ -43,7 +45,11 @@ class Predictor:
 
         Returns:
             The model's output for this image, in Detectron2's format, above the threshold.
+
+        Raises:
+            ValueError: it is something else than such a picture.
         """
+        check_picture(original_image)
         height, width = original_image.shape[:2]
         inputs = T.AugInput(convert_bgr(original_image, self.mapper.image_format))
         self.mapper.augmentations(inputs)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pentamask.checkpoint.key_map import KeyRules, register_key_rules
 from pentamask.common import derive, register
+from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount, Release
 
 from .config import add_fcos_config
@@ -54,6 +55,7 @@ class OneStageDetector(ProposalNetwork):
             backbone=backbone, proposal_generator=proposal_generator, pixel_mean=pixel_mean, pixel_std=pixel_std
         )
         register_key_rules(self, self.key_rules)
+        register_input_check(self)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

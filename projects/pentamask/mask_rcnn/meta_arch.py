@@ -8,6 +8,7 @@ from torch import nn
 
 from pentamask.checkpoint.key_map import register_key_rules
 from pentamask.common import check_pooler, derive, register
+from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount
 
 from .config import add_mask_rcnn_config
@@ -50,6 +51,7 @@ class MaskRCNN(GeneralizedRCNN):
             check_pooler("roi_heads.box_pooler", roi_heads.box_pooler, roi_heads.box_in_features, shape)
             check_pooler("roi_heads.mask_pooler", roi_heads.mask_pooler, roi_heads.mask_in_features, shape)
         register_key_rules(self, self.key_rules)
+        register_input_check(self)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:

@@ -14,6 +14,7 @@ from torchvision.ops import box_convert, clip_boxes_to_image
 from pentamask.checkpoint.key_map import register_key_rules
 from pentamask.common import at_least_float32, register
 from pentamask.data.panoptic import PanopticLabels, find_metadata
+from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount
 
 from .config import add_panoptic_segformer_config
@@ -128,6 +129,7 @@ class PanopticSegFormer(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         register_key_rules(self, self.key_rules)
+        register_input_check(self)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -240,8 +242,6 @@ class PanopticSegFormer(nn.Module):
 
     def targets(self, x: dict) -> tuple[Things, Stuff]:
         """The ground truth of one input, split into things and stuff."""
-        if "instances" not in x:
-            raise ValueError('PanopticSegFormer needs ground truth in training: every input needs "instances".')
         instances = x["instances"].to(self.device)
         classes = instances.gt_classes
         total = self.num_thing_classes + self.num_stuff_classes

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pentamask.checkpoint.key_map import register_key_rules
 from pentamask.common import at_least_float32, register
+from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount
 
 from .anchors import check_anchors, prior_boxes
@@ -115,6 +116,7 @@ class YOLACT(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         register_key_rules(self, self.key_rules)
+        register_input_check(self)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -214,8 +216,6 @@ class YOLACT(nn.Module):
         return Predictions(outputs, at_least_float32(self.proto_net(levels[0])), priors)
 
     def _targets(self, x: dict) -> Targets:
-        if "instances" not in x:
-            raise ValueError('YOLACT needs ground truth in training: every input needs "instances".')
         gt: Instances = x["instances"].to(self.device)
         height, width = gt.image_size
         scale = self.pixel_mean.new_tensor([width, height, width, height])
