@@ -93,6 +93,8 @@ def changed_nodes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Constant(value + 1)
         case ast.Constant(value=float(value)):
             yield ast.Constant(2 * value if value else 1.0)
+        case ast.Call(func=ast.Name("max" | "min") | ast.Attribute(attr="maximum" | "minimum")):
+            return  # the order of the arguments does not matter
         case ast.Call(args=[ast.expr() as first, ast.expr() as second, *_]) if ast.dump(first) != ast.dump(second):
             if not any(isinstance(arg, ast.Starred) for arg in (first, second)):
                 new.args[:2] = second, first

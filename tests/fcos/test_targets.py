@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from pentamask.fcos.locations import level_locations
-from pentamask.fcos.targets import fcos_targets, level_ranges, mask_centroids
+from pentamask.fcos.targets import fcos_targets, level_ranges
 
 BACKGROUND = 5
 
 
-def assign(boxes, classes, *, ranges=(-1.0, 64.0), radius=1.5, centers=None):
+def assign(boxes, classes, *, ranges=(-1.0, 64.0), radius=1.5):
     locations = level_locations(4, 4, 8, torch.device("cpu"))
     labels, distances, index = fcos_targets(
         locations,
@@ -19,7 +19,6 @@ def assign(boxes, classes, *, ranges=(-1.0, 64.0), radius=1.5, centers=None):
         torch.tensor(classes, dtype=torch.long),
         num_classes=BACKGROUND,
         center_radius=radius,
-        centers=centers,
     )
     return labels.view(4, 4), distances.view(4, 4, 4), index.view(4, 4)
 
@@ -47,11 +46,6 @@ def test_centre_sampling_keeps_the_centre_region():
     assert torch.equal(labels, expected)
 
 
-def test_given_centres_replace_the_box_centres():
-    labels, _, _ = assign([[0.0, 0.0, 32.0, 32.0]], [1], radius=0.75, centers=torch.tensor([[28.0, 4.0]]))
-    assert (labels != BACKGROUND).nonzero().tolist() == [[0, 3]]
-
-
 def test_smallest_box_wins_and_the_first_on_ties():
     boxes = [[0.0, 0.0, 32.0, 32.0], [0.0, 0.0, 24.0, 24.0], [0.0, 0.0, 24.0, 24.0]]
     labels, _, index = assign(boxes, [0, 1, 2], radius=None)
@@ -73,10 +67,3 @@ def test_no_boxes():
 
 def test_level_ranges():
     assert level_ranges([64, 128]) == [(-1, 64), (64, 128), (128, 1e8)]
-
-
-def test_mask_centroids():
-    masks = torch.zeros(2, 4, 6, dtype=torch.bool)
-    masks[0, 1:3, 2:5] = True
-    masks[1, 0, 0] = True
-    assert torch.equal(mask_centroids(masks), torch.tensor([[3.0, 1.5], [0.0, 0.0]]))

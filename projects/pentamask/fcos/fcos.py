@@ -17,7 +17,7 @@ from .decode import decode_level, select_detections
 from .head import FCOSHead, FCOSOutputs
 from .locations import level_locations
 from .losses import ctrness_targets, location_loss, smoothed_ious
-from .targets import fcos_targets, level_ranges, mask_centroids
+from .targets import fcos_targets, level_ranges
 
 _DEFAULT_DETECTIONS: int = get_cfg().TEST.DETECTIONS_PER_IMAGE
 
@@ -234,7 +234,6 @@ class FCOS(nn.Module):
                 gt.gt_classes,
                 num_classes=self.num_classes,
                 center_radius=self.center_radius,
-                centers=mask_centroids(gt.gt_bitmasks_full) if gt.has("gt_bitmasks_full") else None,
             )
             if len(gt) > 0:
                 index = index + num_objects

@@ -21,7 +21,6 @@ def fcos_targets(
     *,
     num_classes: int,
     center_radius: float | None = 1.5,
-    centers: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Labels and regression targets of one image (FCOS, section 3.2, with centre sampling).
 
@@ -35,7 +34,6 @@ def fcos_targets(
         boxes: (M, 4) ground truth, XYXY absolute pixels.
         classes: (M,) int64 in [0, num_classes).
         center_radius: half side of the centre region in strides; None to take the whole box.
-        centers: (M, 2) points (x, y) that replace the boxes' centres.
 
     Returns:
         labels (R,) int64, `num_classes` for background; distances (R, 4) left, top, right, bottom in strides (those to
@@ -51,8 +49,7 @@ def fcos_targets(
     if center_radius is None:
         inside = distances.amin(dim=2) > 0
     else:
-        if centers is None:
-            centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         radius = (strides * center_radius)[:, None, None]
         region = torch.cat(
             (torch.maximum(centers - radius, boxes[:, :2]), torch.minimum(centers + radius, boxes[:, 2:])), dim=2
@@ -66,15 +63,6 @@ def fcos_targets(
     smallest, index = candidate_areas.min(dim=1)
     labels = classes[index].masked_fill(smallest == INFINITY, num_classes)
     return labels, distances[torch.arange(num_locations), index] / strides[:, None], index
-
-
-def mask_centroids(masks: Tensor) -> Tensor:
-    """Centres of mass of (M, H, W) masks: (M, 2) points (x, y) in pixels."""
-    masks = masks.float()
-    area = masks.sum(dim=(1, 2)).clamp(min=1e-6)
-    xs = torch.arange(masks.shape[2], device=masks.device, dtype=masks.dtype)
-    ys = torch.arange(masks.shape[1], device=masks.device, dtype=masks.dtype)
-    return torch.stack(((masks.sum(dim=1) * xs).sum(dim=1) / area, (masks.sum(dim=2) * ys).sum(dim=1) / area), dim=1)
 
 
 def _distances(locations: Tensor, boxes: Tensor) -> Tensor:

@@ -126,10 +126,13 @@ def thing_mask_losses(
     """
     losses = {}
     num_blocks = len(decoded[0].things) - 1
+    targets = [
+        _mask_targets(gt.masks, image.things[-1])[objects] for image, gt, (_, objects) in zip(decoded, things, matches)
+    ]
     for i in range(num_blocks + 1):
         dice = [
-            _dice_losses(image.things[i][indices], _mask_targets(gt.masks, image.things[i])[objects]).sum()
-            for image, gt, (indices, objects) in zip(decoded, things, matches)
+            _dice_losses(image.things[i][indices], target).sum()
+            for image, target, (indices, _) in zip(decoded, targets, matches)
         ]
         name = "loss_mask_things" if i == num_blocks else f"d{i}.loss_mask_things_f"
         losses[name] = weights.dice * counts.thing_share / counts.things * sum(dice)
@@ -148,13 +151,16 @@ def stuff_losses(
     losses = {}
     num_blocks = len(decoded[0].stuff_logits)
     factor = counts.stuff_share / counts.stuff
+    # Of each class the last mask.
+    last = [{label: number for number, label in enumerate(gt.classes.tolist())} for gt in stuff]
+    targets = [
+        _mask_targets(gt.masks[list(numbers.values())], image.stuff[-1])
+        for image, gt, numbers in zip(decoded, stuff, last)
+    ]
     for i in range(num_blocks + 1):
         dice, focal = [], []
-        for image, gt_things, gt in zip(decoded, things, stuff):
-            masks = image.stuff[i]
-            last = {label: number for number, label in enumerate(gt.classes.tolist())}
-            targets = _mask_targets(gt.masks[list(last.values())], masks)
-            dice.append(_dice_losses(masks[list(last)], targets).sum())
+        for image, gt_things, gt, numbers, target in zip(decoded, things, stuff, last, targets):
+            dice.append(_dice_losses(image.stuff[i][list(numbers)], target).sum())
             if i < num_blocks:
                 present = torch.zeros_like(image.stuff_logits[i])
                 present[gt.classes] = 1

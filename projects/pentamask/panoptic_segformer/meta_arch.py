@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, GeneralizedRCNN, build_backbone
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from torch import Tensor, nn
@@ -65,6 +65,11 @@ class PanopticSegFormer(nn.Module):
         "MODEL.PANOPTIC_SEGFORMER.MERGE.QUALITY_THRESH_STUFF",
     )
     releases = RELEASES
+
+    # Normalising, padding and batching. None of the released backbones asks for padding: there it is to the largest
+    # image of the batch only.
+    preprocess_image = GeneralizedRCNN.preprocess_image
+    _move_to_current_device = GeneralizedRCNN._move_to_current_device
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -183,12 +188,7 @@ class PanopticSegFormer(nn.Module):
             pred_classes and pred_masks (n, height, width) bool, best first; "sem_seg" (T + S, height, width) scores,
             or (1 + S, height, width), things first, if the dataset has one semantic label for all of them.
         """
-        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        # None of the released backbones asks for padding: there it is to the largest image of the batch only.
-        backbone = self.backbone
-        images = ImageList.from_tensors(
-            images, backbone.size_divisibility, padding_constraints=backbone.padding_constraints
-        )
+        images = self.preprocess_image(batched_inputs)
         memory, locations = self.encode(images)
         if self.training:
             return self._losses(batched_inputs, memory, locations)

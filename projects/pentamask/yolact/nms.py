@@ -17,11 +17,7 @@ _MANY = 3000
 
 
 def fast_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    iou_threshold: float = 0.5,
-    top_k: int = 200,
-    score_threshold: float | None = None,
+    boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, top_k: int = 200
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fast NMS (YOLACT, "Fast NMS"): every class at once, without a loop.
 
@@ -35,7 +31,6 @@ def fast_nms(
         scores: (K, n) of each class.
         iou_threshold: IoU above which the box of lower score goes.
         top_k: boxes of a class that are considered.
-        score_threshold: also drop what does not score above this; None for no such test.
 
     Returns:
         index (m,) int64 into `boxes`, classes (m,) int64 and scores (m,), by falling score.
@@ -43,8 +38,6 @@ def fast_nms(
     order = scores.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(len(boxes), device=order.device).expand_as(order))
     keep = rank < top_k
-    if score_threshold is not None:
-        keep &= scores > score_threshold
     if len(boxes) > _MANY:
         for row, best in zip(keep, order[:, :top_k]):
             for _, second in _overlapping_pairs(boxes[best], iou_threshold):
