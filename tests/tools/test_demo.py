@@ -1,16 +1,20 @@
 """demo.py on images and a video, with an untrained model whose every score passes."""
 
 import glob
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 from PIL import Image
@@ -22,6 +26,7 @@ from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.engine.predictor import Predictor
 from pentamask.tools import demo, train_net
+from pentamask.tools.save_predictions import Saver
 
 CONFIG = "shapes/BlendMask_R_50_thin.yaml"
 
@@ -79,7 +84,7 @@ def test_one_image_into_a_file_and_unreadable_ones_named(images, tiny, tmp_path)
     assert Image.open(tmp_path / "a.png").size == Image.open(os.path.join(images, "000001.jpg")).size
     (tmp_path / "broken.jpg").write_text("no image")
     inputs = [str(tmp_path / "broken.jpg"), os.path.join(images, "000002.jpg")]
-    with pytest.raises(BadInput, match=r"not readable images: .*broken.jpg"):
+    with pytest.raises(BadInput, match=r"1 of 2 images failed: .*broken.jpg"):
         _run("--input", *inputs, "--output", str(tmp_path / "out2"), "--opts", *tiny)
     assert os.listdir(tmp_path / "out2") == ["000002.jpg"]  # the others are done all the same
 
@@ -99,6 +104,68 @@ def test_inputs_and_outputs_that_cannot_be_used(images, tiny, tmp_path):
             _run(*words, "--opts", *tiny)
     with pytest.raises(BadInput, match=r"MODEL.WEIGHTS: 'no.pth' does not exist"):
         _run("--input", one, "--opts", *tiny, "MODEL.WEIGHTS", "no.pth")
+
+
+def test_inputs_are_never_overwritten(images, tmp_path):
+    photo = tmp_path / "photo.jpg"
+    shutil.copy(os.path.join(images, "000001.jpg"), photo)
+    before = photo.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for output in (photo, tmp_path, tmp_path / "link", tmp_path / "link" / "photo.jpg"):
+        with pytest.raises(BadInput, match=r"would overwrite the input .*photo.jpg"):
+            _run("--input", str(photo), "--output", str(output))
+    assert photo.read_bytes() == before
+
+
+def test_a_folder_as_input(images, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BadInput, match=r"--input .*: this folder has no images"):
+        demo.find_images([str(tmp_path)])
+    assert demo.find_images([images]) == sorted(glob.glob(f"{images}/*.jpg"))
+
+
+def test_what_cannot_be_opened_is_said_before_the_model_is_built(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "_build_predictor", lambda args: pytest.fail("built"))
+    for words, message in (
+        (["--video-input", str(tmp_path / "no.mp4")], "Cannot open the video .*no.mp4"),
+        (["--ground-truth", "shapes_vall", "--output", "a.png"], "Did you mean shapes_val"),
+        (["--input", __file__, "--save-masks", __file__], "--save-masks .* cannot be made"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            _run(*words)
+    for threshold in ("nan", "1.5", "-0.1", "high"):
+        with pytest.raises(SystemExit):
+            demo.get_parser().parse_args(["--input", "a.jpg", "--confidence-threshold", threshold])
+        assert "--confidence-threshold" in capsys.readouterr().err
+
+
+def test_results_and_masks_are_saved(images, tiny, tmp_path):
+    source = os.path.join(images, "000001.jpg")
+    results, masks = tmp_path / "new" / "found.json", tmp_path / "masks"
+    words = ["--input", source, "--output", str(tmp_path / "a" / "b.png"), "--save-json", str(results)]
+    _run(*words, "--save-masks", str(masks), "--opts", *tiny)
+    found = json.loads(results.read_text())
+    assert found and {(r["image_id"], r["file_name"]) for r in found} == {(0, source)}
+    ids = set(MetadataCatalog.get("shapes_val").thing_dataset_id_to_contiguous_id)
+    assert {r["category_id"] for r in found} <= ids
+    for i, result in enumerate(found):
+        mask = np.array(Image.open(masks / f"000001_{i}.png"))
+        assert (mask == 255 * mask_util.decode(result["segmentation"])).all()
+    assert len(os.listdir(masks)) == len(found) and (tmp_path / "a" / "b.png").exists()
+
+
+def test_panoptic_masks(tmp_path):
+    id_map = torch.tensor([[0, 1], [300, 300]], dtype=torch.int32)
+    segments = [{"id": 1, "category_id": 0, "isthing": True}, {"id": 300, "category_id": 2, "isthing": False}]
+    Saver(mask_folder=str(tmp_path)).add("x/a.b.jpg", {"panoptic_seg": (id_map, segments)}, Metadata())
+    assert np.array(Image.open(tmp_path / "a.b.png")).tolist() == id_map.tolist()
+    assert json.loads((tmp_path / "a.b.json").read_text()) == segments
+
+
+def test_ground_truth_beside_predictions(shapes, tiny, tmp_path):
+    _run("--ground-truth", "shapes_val", "--output", str(tmp_path / "new" / "truth.png"), "--opts", *tiny)
+    width, height = Image.open(tmp_path / "new" / "truth.png").size
+    assert (width, height) == (3 * 326 + 6, 28 + 6 * 326)  # 6 images of 3 panels
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import tqdm
-from detectron2.data import Metadata
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode
@@ -24,14 +25,18 @@ from PIL import Image
 
 from pentamask.data.panoptic import find_metadata
 from pentamask.data.pictures import read_picture
-from pentamask.engine.checks import BadInput, check_weights
-from pentamask.engine.command_line import add_debug_flag, reported_errors
+from pentamask.engine.checks import BadInput, check_registered, check_weights, dataset_errors
+from pentamask.engine.command_line import add_debug_flag, describe_error, reported_errors
 from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 from pentamask.engine.predictor import Predictor
+from pentamask.engine.rehearsal import make_folder
+from pentamask.tools.save_predictions import Saver
 from pentamask.visualize.predictions import draw_frame, draw_predictions, with_class_names
+from pentamask.visualize.side_by_side import side_by_side
 
 _ESCAPE = 27
+_NUM_RECORDS = 24  # of a dataset that --ground-truth shows
 _CODECS = (("x264", ".mkv"), ("mp4v", ".mp4"))
 logger = logging.getLogger("pentamask.demo")
 
@@ -43,9 +48,14 @@ def get_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--webcam", action="store_true", help="take frames from the webcam")
     source.add_argument("--video-input", metavar="FILE", help="video file")
-    source.add_argument("--input", nargs="+", metavar="FILE", help="images, or patterns such as 'dir/*.jpg'")
+    source.add_argument(
+        "--input", nargs="+", metavar="FILE", help="images, folders of them, or patterns as 'dir/*.jpg'"
+    )
+    source.add_argument("--ground-truth", metavar="DATASET", help="images of a registered dataset, beside their truth")
     parser.add_argument("--output", metavar="FILE_OR_DIR", help="where to save; without it a window opens")
-    parser.add_argument("--confidence-threshold", type=float, default=0.5, help="lowest score of an instance to show")
+    parser.add_argument("--confidence-threshold", type=_score, default=0.5, help="lowest score of an instance to show")
+    parser.add_argument("--save-json", metavar="FILE", help="write what is found in COCO's format of results, too")
+    parser.add_argument("--save-masks", metavar="DIR", help="write a PNG of each instance, or of all segments, too")
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
@@ -54,6 +64,14 @@ def get_parser() -> argparse.ArgumentParser:
         help="KEY VALUE ... or, for .py files, key=value ...",
     )
     return parser
+
+
+def _score(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
 
 
 def main(args: argparse.Namespace) -> None:
@@ -65,15 +83,38 @@ def main(args: argparse.Namespace) -> None:
     setup_logger(name="fvcore")
     setup_logger()
     setup_logger(name="pentamask")
-    predictor, metadata = _build_predictor(args)
+    # What cannot be read or written is said before the model is loaded.
+    find_config_file(args.config_file)
     if args.input:
-        run_on_images(predictor, metadata, find_images(args.input), args.output)
-    elif args.webcam:
-        if args.output:
-            raise BadInput("--output cannot be combined with --webcam.")
-        run_on_video(predictor, metadata, 0, None)
-    else:
-        run_on_video(predictor, metadata, args.video_input, args.output)
+        paths = find_images(args.input)
+        targets = output_paths(paths, args.output)
+        saver = Saver(args.save_json, args.save_masks)
+        predictor, metadata = _build_predictor(args)
+        run_on_images(predictor, metadata, paths, targets, saver)
+        return
+    if args.save_json or args.save_masks:
+        raise BadInput("--save-json and --save-masks are for --input.")
+    if args.ground_truth:
+        check_registered(args.ground_truth, "--ground-truth")
+        if not args.output:
+            raise BadInput("--ground-truth needs --output, the file of the picture that it makes.")
+        predictor, _ = _build_predictor(args)
+        _draw_ground_truth(predictor, args.ground_truth, args.output)
+        return
+    if args.webcam and args.output:
+        raise BadInput("--output cannot be combined with --webcam.")
+    with open_video(0 if args.webcam else args.video_input) as video:
+        predictor, metadata = _build_predictor(args)
+        run_on_video(predictor, metadata, video, args.video_input or "webcam", args.output)
+
+
+def _draw_ground_truth(predictor: Predictor, dataset: str, output: str) -> None:
+    """Input, ground truth and prediction of a dataset's first images in one picture."""
+    with dataset_errors([dataset]):
+        records = DatasetCatalog.get(dataset)[:_NUM_RECORDS]
+    make_folder(os.path.dirname(output) or ".", "The folder of --output")
+    picture = side_by_side(records, predictor, with_class_names(MetadataCatalog.get(dataset)))
+    _save(np.asarray(picture), output)
 
 
 def _build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
@@ -94,7 +135,7 @@ def _build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
 
 
 def find_images(patterns: list[str]) -> list[str]:
-    """The files that paths and patterns name, in their order.
+    """The files that paths, folders and patterns name, in their order; of folders those that Pillow's names end like.
 
     Raises:
         BadInput: one of them names no file.
@@ -103,67 +144,99 @@ def find_images(patterns: list[str]) -> list[str]:
     for pattern in patterns:
         pattern = os.path.expanduser(pattern)
         folder, name = os.path.split(pattern)  # a folder's own name may hold brackets
-        readings = (pattern, os.path.join(glob.escape(folder), name))
-        found = [pattern] if os.path.isfile(pattern) else sorted({path for p in readings for path in glob.glob(p)})
+        if os.path.isdir(pattern):
+            endings = Image.registered_extensions()
+            names = [name for name in sorted(os.listdir(pattern)) if os.path.splitext(name)[1].lower() in endings]
+            found = [os.path.join(pattern, name) for name in names]
+        elif os.path.isfile(pattern):
+            found = [pattern]
+        else:
+            readings = (pattern, os.path.join(glob.escape(folder), name))
+            found = sorted({path for p in readings for path in glob.glob(p)})
         if not found:
-            raise BadInput(f"--input {pattern}: there is no such file.")
+            what = "this folder has no images" if os.path.isdir(pattern) else "there is no such file"
+            raise BadInput(f"--input {pattern}: {what}.")
         paths += found
     return paths
 
 
-def run_on_images(predictor: Predictor, metadata: Metadata, paths: list[str], output: str | None) -> None:
+def run_on_images(
+    predictor: Predictor, metadata: Metadata, paths: list[str], targets: list[str | None], saver: Saver
+) -> None:
     """Show or save each image with its predictions.
 
     Args:
         predictor: the model.
         metadata: of the dataset: class names and colours.
         paths: image files.
-        output: a file for one image, else a folder, which is made; None opens a window, where Esc quits.
+        targets: where to save each; None opens a window, where Esc quits.
+        saver: of other forms of what is found.
 
     Raises:
-        BadInput: files cannot be read (after all others are done) or written.
+        BadInput: some images failed, after all others are done; each is logged with its reason.
     """
-    targets = _output_paths(paths, output)
-    unreadable = []
-    for path, target in zip(tqdm.tqdm(paths, disable=output is None), targets):
+    failed = []
+    for path, target in zip(tqdm.tqdm(paths, disable=None in targets), targets):
         try:
-            image = read_picture(path, "BGR")
-        except OSError as error:
-            unreadable.append(str(error))
+            drawn = _predict(predictor, metadata, path, saver)
+            if target is not None:
+                _save(drawn, target)
+        except Exception as error:  # a picture may be anything
+            logger.error("%s: %s", path, describe_error(error))
+            failed.append(path)
             continue
-        start = time.time()
-        predictions = predictor(image)
-        found = f"detected {len(predictions['instances'])} instances" if "instances" in predictions else "finished"
-        logger.info("%s: %s in %.2fs", path, found, time.time() - start)
-        drawn = draw_predictions(image[:, :, ::-1], predictions, metadata)
-        if target is None:
-            if _show(drawn, 0):
-                break
-        else:
-            _save(drawn, target)
-    if unreadable:
-        raise BadInput(f"These inputs are not readable images: {' '.join(unreadable)}")
+        if target is None and _show(drawn, 0):
+            break
+    saver.finish()
+    if failed:
+        raise BadInput(f"{len(failed)} of {len(paths)} images failed: {' '.join(failed)}")
 
 
-def _output_paths(paths: list[str], output: str | None) -> list[str | None]:
+def _predict(predictor: Predictor, metadata: Metadata, path: str, saver: Saver) -> np.ndarray:
+    """The image with its predictions (H, W, 3) uint8, RGB."""
+    image = read_picture(path, "BGR")
+    start = time.time()
+    predictions = predictor(image)
+    found = f"detected {len(predictions['instances'])} instances" if "instances" in predictions else "finished"
+    logger.info("%s: %s in %.2fs", path, found, time.time() - start)
+    saver.add(path, predictions, metadata)
+    return draw_predictions(image[:, :, ::-1], predictions, metadata)
+
+
+def output_paths(paths: list[str], output: str | None) -> list[str | None]:
+    """Where the picture of each input goes; folders are made.
+
+    Args:
+        paths: of the inputs.
+        output: a file for one image, else a folder; None for windows.
+
+    Raises:
+        BadInput: a file of the input, or of another input, would be overwritten, or a folder cannot be made.
+    """
     if output is None:
         return [None] * len(paths)
     is_folder = os.path.isdir(output) or len(paths) > 1 or not os.path.splitext(output)[1]
-    if not is_folder:
-        return [output]
-    if os.path.isfile(output):
+    if not is_folder and os.path.splitext(output)[1].lower() not in Image.registered_extensions():
+        raise BadInput(f"Cannot write {output}: choose an ending such as .png or .jpg.")
+    if is_folder and os.path.isfile(output):
         raise BadInput(f"--output {output} is a file, but {len(paths)} images need a folder.")
-    targets: list[str | None] = [os.path.join(output, os.path.basename(path)) for path in paths]
+    targets = [os.path.join(output, os.path.basename(path)) for path in paths] if is_folder else [output]
     if len(set(targets)) < len(targets):
         raise BadInput("--input names files of the same name in several folders, which would overwrite each other.")
-    os.makedirs(output, exist_ok=True)
-    return targets
+    inputs = {os.path.realpath(path) for path in paths}
+    own = [target for target in targets if os.path.realpath(target) in inputs]
+    if own:
+        raise BadInput(f"--output {output} would overwrite the input {own[0]}: choose another folder or name.")
+    make_folder(output if is_folder else os.path.dirname(output) or ".", "--output")
+    return list(targets)
 
 
 def _save(drawn: np.ndarray, path: str) -> None:
+    """Write an RGB picture, as PNG where Pillow does not know the ending."""
+    known = os.path.splitext(path)[1].lower() in Image.registered_extensions()
     try:
-        Image.fromarray(drawn).save(path)
-    except (OSError, ValueError) as error:
+        Image.fromarray(drawn).save(path, format=None if known else "PNG")
+    except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"Cannot write {path}: {error}.") from error
 
 
@@ -177,23 +250,39 @@ def _show(drawn: np.ndarray, milliseconds: int) -> bool:
         raise BadInput("This OpenCV cannot open windows (opencv-python-headless): give --output.") from error
 
 
-def run_on_video(predictor: Predictor, metadata: Metadata, source: str | int, output: str | None) -> None:
+@contextmanager
+def open_video(source: str | int) -> Iterator[cv2.VideoCapture]:
+    """The frames of a video file, or of the webcam of a number, closed at the end.
+
+    Raises:
+        BadInput: it cannot be opened.
+    """
+    video = cv2.VideoCapture(source)
+    try:
+        if not video.isOpened():
+            raise BadInput(f"Cannot open the {'webcam' if source == 0 else f'video {source}'}.")
+        yield video
+    finally:
+        video.release()
+
+
+def run_on_video(
+    predictor: Predictor, metadata: Metadata, video: cv2.VideoCapture, name: str, output: str | None
+) -> None:
     """Show or save a video with its predictions, at its size and frame rate.
 
     Args:
         predictor: the model.
         metadata: of the dataset: class names and colours.
-        source: a video file, or the number of a webcam.
-        output: a new file, or a folder; None opens a window, where Esc quits.
+        video: open.
+        name: of its file, for that of the output in a folder.
+        output: a new file, or a folder, which is made; None opens a window, where Esc quits.
 
     Raises:
-        BadInput: the video cannot be read or written.
+        BadInput: the video cannot be written.
     """
-    video = cv2.VideoCapture(source)
-    if not video.isOpened():
-        raise BadInput(f"Cannot open the {'webcam' if source == 0 else f'video {source}'}.")
     size = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    writer = _open_writer(str(source), output, video.get(cv2.CAP_PROP_FPS) or 25.0, size) if output else None
+    writer = _open_writer(name, output, video.get(cv2.CAP_PROP_FPS) or 25.0, size) if output else None
     visualizer = VideoVisualizer(metadata, ColorMode.IMAGE)
     num_frames = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     try:
@@ -204,7 +293,6 @@ def run_on_video(predictor: Predictor, metadata: Metadata, source: str | int, ou
             elif _show(drawn, 1):
                 break
     finally:
-        video.release()
         if writer is not None:
             writer.release()
 
@@ -220,9 +308,11 @@ def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
 
 def _open_writer(source: str, output: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
     """A writer with x264 in .mkv where OpenCV has it, else MPEG-4 in .mp4; a file name given decides itself."""
+    is_folder = os.path.isdir(output) or not os.path.splitext(output)[1]
+    make_folder(output if is_folder else os.path.dirname(output) or ".", "--output")
     stem = os.path.join(output, os.path.splitext(os.path.basename(source))[0])
     for codec, extension in _CODECS:
-        path = stem + extension if os.path.isdir(output) else output
+        path = stem + extension if is_folder else output
         if os.path.exists(path):
             raise BadInput(f"--output {path} exists already: remove it or choose another name.")
         writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), fps, size)
