@@ -7,20 +7,24 @@ import sys
 import time
 from pathlib import Path
 
+import pycocotools.mask as mask_util
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from detectron2.data import DatasetCatalog
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from pentamask import model_zoo
+from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.engine.checks import BadInput
 from pentamask.engine.launch import Place, distribute, find_place
+from pentamask.engine.trainer import Trainer
 
 # Mask R-CNN is Detectron2's, whose normalisers are those of each process.
 NAMES = [f"{name}_R_50_thin" for name in ("BlendMask", "CenterMask_Lite", "YOLACT", "PanopticSegFormer")]
@@ -79,6 +83,9 @@ def worker(rank: int, folder: str) -> None:
     if rank == 0:
         torch.save(results, f"{folder}/gradients.pt")
     sync_batch_norm(rank, folder)
+    if (evaluated := evaluate(folder)) and rank == 0:
+        torch.save(dict(evaluated), f"{folder}/evaluated.pt")
+    load_what_one_process_sees(rank, folder)
     dist.destroy_process_group()
 
 
@@ -94,8 +101,49 @@ def sync_batch_norm(rank: int, folder: str) -> None:
     torch.save(model(images[2 * rank : 2 * rank + 2]).detach(), f"{folder}/norm{rank}.pt")
 
 
+class Copying(nn.Module):
+    """Predicts the objects of the shapes data, every third one as another class, so that AP is neither 0 nor 100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = {x["image_id"]: x for x in DatasetCatalog.get("shapes_val")}
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        return [{"instances": self.predict(self.records[x["image_id"]])} for x in batched_inputs]
+
+    def predict(self, record: dict) -> Instances:
+        size = record["height"], record["width"]
+        annotations = record["annotations"]
+        masks = torch.stack([torch.from_numpy(mask_util.decode(x["segmentation"])).bool() for x in annotations])
+        boxes = BoxMode.convert(
+            torch.tensor([x["bbox"] for x in annotations]).float(), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS
+        )
+        number = torch.arange(len(annotations)) + record["image_id"]
+        classes = torch.tensor([x["category_id"] for x in annotations])
+        instances = Instances(size, pred_masks=masks, pred_boxes=Boxes(boxes), scores=1 / (1 + number))
+        instances.pred_classes = torch.where(number % 3 == 0, (classes + 1) % 6, classes)
+        return instances
+
+
+def evaluate(folder: str) -> dict:
+    cfg = model_zoo.get_config("shapes/BlendMask_R_50_thin.yaml")
+    cfg.MODEL.DEVICE, cfg.DATALOADER.NUM_WORKERS, cfg.OUTPUT_DIR = "cpu", 0, folder
+    return Trainer.test(cfg, Copying())
+
+
+def load_what_one_process_sees(rank: int, folder: str) -> None:
+    """A file that is only there for the main process reaches the others."""
+    model = distribute(nn.Linear(2, 2), broadcast_buffers=False)
+    path = f"{folder}/weights.pth" if rank == 0 else f"{folder}/elsewhere.pth"
+    if rank == 0:
+        torch.save({"model": {"weight": torch.full((2, 2), 7.0), "bias": torch.zeros(2)}}, path)
+    comm.synchronize()
+    PentamaskCheckpointer(model).load(path)
+    assert model.module.weight.eq(7).all()
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     mp.spawn(worker, (str(folder),), nprocs=2)
     return folder
@@ -118,6 +166,15 @@ def test_batch_norm_over_processes_on_the_cpu(folder: Path) -> None:
     expected = net(torch.arange(32.0).reshape(4, 2, 2, 2)).detach()
     found = torch.cat([torch.load(folder / f"norm{rank}.pt") for rank in range(2)])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_in_two_processes_is_that_of_one(folder: Path, tmp_path: Path) -> None:
+    expected = evaluate(str(tmp_path))
+    found = torch.load(folder / "evaluated.pt")
+    assert found.keys() == expected.keys()
+    for task, values in expected.items():
+        assert found[task] == pytest.approx(values, rel=0, abs=0, nan_ok=True)  # no object is large
+    assert 10 < expected["segm"]["AP"] < 90
 
 
 def test_places() -> None:

@@ -63,13 +63,26 @@ class PentamaskCheckpointer(DetectionCheckpointer):
         """Load `path` (a file or an address that Detectron2 knows; "" loads nothing) into the model.
 
         Raises:
-            CheckpointNotFoundError: there is no such file.
+            CheckpointNotFoundError: the main process sees no such file.
             CheckpointError: the file cannot be read safely, or belongs to another model.
         """
         if path:
             path = _fetch_with_query(path)
-        if path and comm.is_main_process():  # Detectron2 broadcasts a file that only this process sees
-            _check_exists(path)
+            seen = comm.all_gather(_is_there(path))
+            if not seen[0]:
+                _check_exists(path)
+            if not all(seen):
+                return self._load_in_main_process(path, *args, **kwargs)
+        return self._load(path, *args, **kwargs)
+
+    def _load_in_main_process(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a file that not all processes see, and send the weights to the others."""
+        rest = self._load(path, *args, **kwargs) if comm.is_main_process() else {}
+        for weight in self.model.state_dict().values():
+            torch.distributed.broadcast(weight, src=0)
+        return rest
+
+    def _load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self._parsed_url_during_load = None  # left behind by a load that failed
         try:
             return super().load(path, *args, **kwargs)
@@ -286,6 +299,14 @@ def _fetch_with_query(path: str) -> str:
     with contextlib.suppress(FileExistsError):
         os.link(downloaded, local)
     return local + ("?matching_heuristics=True" if ("matching_heuristics", "True") in queries else "")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        _check_exists(path)
+    except CheckpointNotFoundError:
+        return False
+    return True
 
 
 def _check_exists(path: str) -> None:

@@ -1,5 +1,6 @@
 """YOLACT: prototypes for the image, coefficients for each instance, and their linear combination."""
 
+import logging
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,8 @@ from .mask_networks import MASK_IOU_MIN_SIDE, MaskIoUNet, ProtoNet
 from .prediction_head import HeadOutputs, PredictionHead
 from .releases import RELEASES
 from .ssd_augmentation import SSDTargetMaker, build_ssd_augmentation
+
+_logger = logging.getLogger(__name__)
 
 
 class Predictions(NamedTuple):
@@ -96,7 +99,10 @@ class YOLACT(nn.Module):
                 f"MODEL.YOLACT.IMAGE_SIZE {image_size} gives prototypes of {proto_side} pixels, and mask rescoring "
                 f"needs {MASK_IOU_MIN_SIDE}: enlarge it or set MODEL.YOLACT.MASK_IOU.ENABLED False."
             )
-        self.backbone = FrozenBatchNorm2d.convert_frozen_batchnorm(backbone) if freeze_batch_norm else backbone
+        if freeze_batch_norm:
+            _logger.info("Batch norm is frozen: a process has fewer images than MODEL.YOLACT.BN_MIN_BATCH.")
+            backbone = FrozenBatchNorm2d.convert_frozen_batchnorm(backbone)
+        self.backbone = backbone
         self.proto_net = ProtoNet(channels, num_prototypes)
         self.prediction_head = PredictionHead(
             in_channels=channels,
