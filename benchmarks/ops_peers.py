@@ -34,7 +34,7 @@ def deform_grid_sample(value: Tensor, shapes: Tensor, starts: Tensor, locations:
 
 
 def deform_embedding_bag(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    """A weighted sum of 4 L P rows a query and head, through the CPU's embedding bag."""
+    """A weighted sum of 4 L P rows per query and head, by the CPU's embedding bag."""
     batch, tokens, heads, channels = value.shape
     queries = locations.shape[1]
     size = shapes.flip(1)[:, None].to(locations.dtype)

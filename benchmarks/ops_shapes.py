@@ -38,7 +38,7 @@ def off_centre(locations: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
 
 
 def deform(sizes: list[tuple[int, int]], kind: str, batch: int = 1, queries: int = 300) -> Callable[[str], Arguments]:
-    """Deformable attention with 8 heads of 32 channels and 4 points a level."""
+    """Deformable attention with 8 heads of 32 channels and 4 points per level."""
 
     def make(device: str) -> Arguments:
         rng = torch.Generator().manual_seed(0)

@@ -124,7 +124,7 @@ inline void check_ms_deform_attn(
   check_sizes(sampling_locations, {value.size(0), queries, value.size(2), levels, points, 2}, op, "sampling_locations");
   check_sizes(attention_weights, {value.size(0), queries, value.size(2), levels, points}, op, "attention_weights");
   TORCH_CHECK_VALUE(
-      value.size(1) <= INT32_MAX, op, ": expected `value` with less than 2^31 tokens an image, got ", value.sizes());
+      value.size(1) <= INT32_MAX, op, ": expected `value` with less than 2^31 tokens per image, got ", value.sizes());
   check_float(value, op, "value");
   check_coordinates(sampling_locations, value, true, op, "sampling_locations");
   TORCH_CHECK_TYPE(

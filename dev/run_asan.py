@@ -14,7 +14,7 @@ BUILD = ROOT / "build" / "asan"
 
 
 def main() -> int:
-    """Build, then one run an instruction set; the first failure ends it."""
+    """Build, then run once per instruction set; the first failure ends it."""
     flags = "-fsanitize=address -fno-omit-frame-pointer -g1"
     build = dict(os.environ, PENTAMASK_FORCE_CPU="1", CFLAGS=flags, CXXFLAGS=flags, LDFLAGS="-fsanitize=address")
     command = [sys.executable, "setup.py", "build_ext", f"--build-temp={BUILD}/temp", f"--build-lib={BUILD}/lib"]

@@ -17,6 +17,6 @@ def multistep(max_iter, steps, warmup_iters=1000, warmup_factor=0.001):
     )
 
 
-# Detectron2's "1x" and "3x" for 16 images an iteration.
+# Detectron2's "1x" and "3x" for 16 images per iteration.
 lr_multiplier_1x = multistep(90000, [60000, 80000])
 lr_multiplier_3x = multistep(270000, [210000, 250000])

@@ -6,12 +6,12 @@ train = dict(
     weights_partial=False,  # load what fits, even of another model's file, or where evaluation has random parts left
     max_iter=90000,
     seed=-1,  # of all random numbers; negative: another one each time
-    amp=dict(enabled=False, precision="fp16"),  # or "bf16", which a CPU has, too
+    amp=dict(enabled=False, precision="fp16"),  # or "bf16", which also runs on a CPU
     test_amp=dict(enabled=False, precision="fp16"),  # the same in evaluation
     skip_nonfinite=0,  # steps in a row with an infinite or NaN loss that are left out
     model_ema=dict(enabled=False, decay=0.999),  # moving average of the weights, evaluated beside the model
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
-    # max_to_keep: newest checkpoints, 0 for all; best_metric: keep the best by this one besides, as "segm/AP".
+    # max_to_keep: newest checkpoints, 0 for all; best_metric: also keep the best by this metric, such as "segm/AP".
     checkpointer=dict(period=5000, max_to_keep=100, best_metric=""),
     eval_period=0,  # only at the end
     log_period=20,

@@ -7,7 +7,7 @@
 
 namespace pentamask::cpu {
 
-// What the points of one head look at, one entry a point and in its number type, padded with empty levels by kGroup.
+// What the points of one head look at, one entry per point and in its number type, padded with empty levels by kGroup.
 // Tokens are counted in `Index`, which is as wide as T, so that vectors of both have the same lanes.
 constexpr int kGroup = 16;
 template <typename T, typename Index>

@@ -68,7 +68,7 @@ def add_defaults(node: CfgNode, **defaults: Any) -> CfgNode:
 
     Args:
         node: the config node to extend, in place.
-        defaults: key names and default values. A value of type dict becomes a nested node, extended likewise.
+        defaults: key names and default values. A value of type dict becomes a nested node, extended in the same way.
 
     Returns:
         `node`.

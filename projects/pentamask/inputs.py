@@ -93,7 +93,7 @@ def _check_truth(instances: Any, where: str) -> None:
         raise ValueError(f"{where}: gt_classes has {int(instances.gt_classes.min())}; classes count from 0.")
     if instances.has("gt_boxes"):
         boxes = instances.gt_boxes.tensor
-        wrong = ~(boxes[:, 2:] >= boxes[:, :2]).all(dim=1)  # NaN, too
+        wrong = ~(boxes[:, 2:] >= boxes[:, :2]).all(dim=1)  # also for NaN
         if wrong.any():
             raise ValueError(
                 f"{where}: gt_boxes has {boxes[wrong][0].tolist()}, expected x1, y1, x2, y2 with x1 <= x2 and y1 <= y2."

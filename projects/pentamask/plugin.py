@@ -31,7 +31,7 @@ class ClassCount(NamedTuple):
         field: of the dataset's metadata: "thing_classes", "stuff_classes", or "stuff_only_classes" for the stuff
             without the class that stands for all things in Detectron2's "separated" panoptic datasets.
         key: in a CfgNode, as "MODEL.FCOS.NUM_CLASSES"; None if there is none.
-        lazy_keys: in a LazyConfig, below `model`; those that the config does not have are passed over.
+        lazy_keys: in a LazyConfig, below `model`; keys that the config lacks are skipped.
         enabled_by: config key of a CfgNode without whose truth the number is not used.
         unset: value of `key` that says nothing, so that another key's number is used.
     """

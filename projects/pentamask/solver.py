@@ -50,11 +50,11 @@ def add_solver_config(cfg: CfgNode) -> None:
     add_defaults(cfg.SOLVER, OPTIMIZER="SGD", BACKBONE_MULTIPLIER=1.0)
     # Pairs of a regular expression and the factor for the learning rate of parameters whose name it matches.
     add_defaults(cfg.SOLVER, LR_MULTIPLIERS=[])
-    # Newest checkpoints to keep, 0 for all; and a metric whose best checkpoint is kept besides, as "segm/AP".
+    # Newest checkpoints to keep, 0 for all; and a metric whose best checkpoint is also kept, such as "segm/AP".
     add_defaults(cfg.SOLVER, CHECKPOINT_KEEP=0, BEST_METRIC="")
     # Load what fits of MODEL.WEIGHTS, even if it is of another model or, in evaluation, leaves parts of it random.
     add_defaults(cfg.MODEL, WEIGHTS_PARTIAL=False)
-    # What SOLVER.AMP.ENABLED and TEST.AMP.ENABLED compute in: "fp16", or "bf16", which a CPU has, too.
+    # What SOLVER.AMP.ENABLED and TEST.AMP.ENABLED compute in: "fp16", or "bf16", which also runs on a CPU.
     add_defaults(cfg.SOLVER.AMP, PRECISION="fp16")
     add_defaults(cfg.TEST, AMP=dict(ENABLED=False, PRECISION="fp16"))
     # Steps in a row with an infinite or NaN loss that are left out before the training ends.

@@ -53,7 +53,7 @@ def test_stages_against_the_formula():
 
 
 def test_the_published_depth_has_52_convolutions():
-    """Darknet-53 counts the classifier, too."""
+    """Darknet-53 also counts the classifier."""
     blocks = config().clone()
     blocks.MODEL.DARKNET.BLOCKS = [1, 2, 8, 8, 4]
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Every recipe of the spec's tables builds the authors' network: number of parameters and of state-dict entries."""
+"""Every recipe builds the authors' network: number of parameters and of state-dict entries."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 
 from pentamask import model_zoo
 
-# config: (parameters in millions, state-dict entries where the spec has them, last iteration)
+# config: (parameters in millions, state-dict entries where they are known, last iteration)
 MODELS = {
     "BlendMask/R_50_1x": (35.98, 379, 90000),
     "BlendMask/R_50_3x": (35.98, 379, 270000),

@@ -93,7 +93,7 @@ def test_label_maps_are_read_as_they_are_stored(record, tmp_path):
     for name, expected in (("palette", 7), ("deep", 700)):
         mapped = _mapper()(record | {"sem_seg_file_name": str(tmp_path / f"{name}.png")})
         assert mapped["sem_seg"].unique().tolist() == [0, expected]
-    with pytest.raises(ValueError, match="image.png has mode RGB, expected one label a pixel"):
+    with pytest.raises(ValueError, match="image.png has mode RGB, expected one label per pixel"):
         _mapper()(record | {"sem_seg_file_name": record["file_name"]})
 
 

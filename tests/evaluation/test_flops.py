@@ -40,7 +40,7 @@ def test_blend() -> None:
 
 
 def test_spatial_attention() -> None:
-    # 2 RoIs of 5 x 7, 2 * 3 * 3 taps a pixel, 10 channels in the mean and in the product
+    # 2 RoIs of 5 x 7, 2 * 3 * 3 taps per pixel, 10 channels in the mean and in the product
     flops = count(SpatialAttention(), torch.rand(2, 10, 5, 7), torch.rand(1, 2, 3, 3))
     assert flops == {"spatial_attention": 2 * 35 * (18 + 20)}
 

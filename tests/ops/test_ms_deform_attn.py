@@ -19,7 +19,7 @@ def grid(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def sample(points: list[tuple[float, float]], height: int = 3, width: int = 4) -> list[float]:
-    """Values at (x, y) in pixels, one query a point."""
+    """Values at (x, y) in pixels, one query per point."""
     value, extent = grid(height, width)
     locations = ((torch.tensor(points) + 0.5) / extent).view(1, len(points), 1, 1, 1, 2)
     shapes, starts = torch.tensor([[height, width]]), torch.tensor([0])

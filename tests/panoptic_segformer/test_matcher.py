@@ -35,6 +35,13 @@ def test_masks_can_overrule_boxes():
     assert match(torch.zeros(2, 1), boxes, gt, WEIGHTS, costs)[1].tolist() == [1, 0]
 
 
+def test_saturated_classes_have_finite_costs():
+    """Probabilities of exactly 0 and 1, whose logarithm needs the 1e-12."""
+    boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5]] * 2)
+    logits = torch.tensor([[-200.0, 200.0], [200.0, -200.0]])
+    assert match(logits, boxes, things((0, 0, 20, 10)), WEIGHTS)[0].tolist() == [1]
+
+
 def test_nothing_to_match():
     queries, objects = match(torch.zeros(3, 2), torch.full((3, 4), 0.5), things(), WEIGHTS)
     assert queries.tolist() == objects.tolist() == [] and queries.dtype == objects.dtype == torch.int64

@@ -40,7 +40,7 @@ class Case:
 class Comparison:
     """Compares our outputs with the recorded ones and remembers the largest error.
 
-    An output that was not recorded is passed over; a recorded one that was never compared fails the replay.
+    An output that was not recorded is ignored; a recorded one that was never compared fails the replay.
     """
 
     def __init__(self, expected: dict[str, np.ndarray]) -> None:

@@ -23,7 +23,7 @@ def add_backbone_config(cfg: CfgNode) -> None:
             CONV_BODY="V-39-eSE",
             NORM="FrozenBN",
             OUT_FEATURES=["stage2", "stage3", "stage4", "stage5"],
-            # Stages 2 to 5 whose 3x3 convolutions are deformable: v2 (modulated) or v1, with so many sets of offsets.
+            # Stages 2 to 5 whose 3x3 convolutions are deformable: v2 (modulated) or v1, with this many sets of offsets.
             STAGE_WITH_DCN=(False, False, False, False),
             WITH_MODULATED_DCN=False,
             DEFORMABLE_GROUPS=1,

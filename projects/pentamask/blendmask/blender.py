@@ -115,7 +115,7 @@ class Blender(nn.Module):
 
         Args:
             bases: (N, K, H, W).
-            detections: of each image, with pred_boxes and top_feat (n, K * A * A), which is taken away.
+            detections: of each image, with pred_boxes and top_feat (n, K * A * A), which is removed.
         """
         attention = torch.cat([detection.top_feat for detection in detections])
         rois = convert_boxes_to_pooler_format([detection.pred_boxes for detection in detections])

@@ -21,7 +21,7 @@ def add_blendmask_config(cfg: CfgNode) -> None:
             TOP_INTERP="bilinear",
             POOLER_TYPE="ROIAlignV2",
             POOLER_SAMPLING_RATIO=1,
-            # 1 / stride of the bases, which follows from BASIS_MODULE.IN_FEATURES; if given, it must be the same.
+            # 1 / stride of the bases, which follows from BASIS_MODULE.IN_FEATURES; if given, it must agree.
             POOLER_SCALES=(),
             INSTANCE_LOSS_WEIGHT=1.0,
             # Add the bases, and the auxiliary semantic map, to the results.

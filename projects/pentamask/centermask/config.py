@@ -6,7 +6,7 @@ from pentamask.backbones.config import add_backbone_config
 from pentamask.common import add_defaults
 from pentamask.fcos.config import add_fcos_config
 
-# MODEL.ROI_HEADS.NUM_CLASSES has this value if it is not set; MODEL.FCOS.NUM_CLASSES counts then.
+# MODEL.ROI_HEADS.NUM_CLASSES has this value if it is not set; then MODEL.FCOS.NUM_CLASSES is used.
 DEFAULT_CLASS_COUNT: int = get_cfg().MODEL.ROI_HEADS.NUM_CLASSES
 
 

@@ -101,7 +101,7 @@ class CenterROIHeads(ROIHeads):
 
         Returns:
             In training the sampled proposals and the losses `loss_mask`, `loss_maskiou` and `loss_keypoint`, as
-            configured; else the detections with their masks, and no losses.
+            configured. In inference the detections with their masks, and no losses.
         """
         if not self.training:
             return self.forward_with_given_boxes(features, proposals), {}
@@ -196,7 +196,7 @@ def _build_pooler(
     missing = [name for name in in_features if name not in input_shape]
     if missing:
         raise ValueError(
-            f"A head of CenterMask wants the features {missing} (MODEL.ROI_HEADS.IN_FEATURES or "
+            f"A head of CenterMask needs the features {missing} (MODEL.ROI_HEADS.IN_FEATURES or "
             f"MODEL.ROI_KEYPOINT_HEAD.IN_FEATURES), the backbone has {list(input_shape)}."
         )
     resolution = node.POOLER_RESOLUTION

@@ -70,7 +70,7 @@ class OpenCVResizeTransform(T.ResizeTransform):
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's, except that long strips keep a pixel of their short edge when MAX_SIZE would leave them none."""
+    """Detectron2's, except that the short edge of a long strip keeps one pixel where MAX_SIZE would leave none."""
 
     resize_transform = T.ResizeTransform
 

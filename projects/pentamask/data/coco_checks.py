@@ -78,7 +78,7 @@ def _check_categories(categories: list[dict], findings: Findings) -> None:
 
 
 def _check_references(annotations: list[dict], images: dict, category_ids: set, findings: Findings) -> list[dict]:
-    """Check what ids refer to; returns the annotations whose image there is."""
+    """Check what ids refer to; returns the annotations whose image exists."""
 
     def name(i: int) -> str:
         return f"annotation {annotations[i]['id']!r} with {annotations[i]['image_id']!r}"
@@ -261,7 +261,7 @@ def _is_number(value: object) -> bool:
 
 
 def _repeated(values: Sequence) -> list[int]:
-    """The places of values that stood before them already."""
+    """The places of values that occurred before."""
     seen, repeated = set(), []
     for i, value in enumerate(values):
         if value in seen:

@@ -17,14 +17,14 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def error(self, what: str, places: Iterable[int | str], name: Callable[[Any], str] = str) -> None:
-        """Add a mistake, unless there is no place where it was made; `name` writes a place."""
+        """Add a mistake unless `places` is empty; `name` describes a place."""
         places = list(dict.fromkeys(places))
         if places:
             more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
             self.errors.append(f"{what}: {', '.join(map(name, places[:_SHOWN]))}{more}")
 
     def note(self, what: str, count: int) -> None:
-        """Add that `count` things of a kind, which `what` says, are mended, unless there is none."""
+        """Add that `count` things of the kind `what` are mended, unless there are none."""
         if count:
             self.notes.append(f"{count} {what}")
 

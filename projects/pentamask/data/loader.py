@@ -1,4 +1,4 @@
-"""A training loader that gives the same batches whenever it is started, and can start in the middle."""
+"""A training loader that gives the same batches whenever it is started, and can start at any batch."""
 
 import itertools
 import logging
@@ -28,7 +28,7 @@ def seed_everything(*numbers: int) -> None:
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """As `seed_everything` for a while, on the CPU only; afterwards the generators go on as before."""
+    """Within, as `seed_everything`, on the CPU only; afterwards the generators continue as before."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         _seed(numbers, torch.default_generator.manual_seed)

@@ -20,7 +20,7 @@ _IGNORE_LABEL = 255  # Detectron2's label of pixels without a semantic class
 
 
 class MaskDatasetMapper(DatasetMapper):
-    """Detectron2's DatasetMapper with what models need besides.
+    """Detectron2's DatasetMapper, plus what our models need.
 
     - Augmentations may look at the boxes (`InstanceCrop`).
     - The model's plugin may choose the augmentation and add ground truth of its own (see `TargetMaker`).
@@ -38,7 +38,7 @@ class MaskDatasetMapper(DatasetMapper):
     ):
         """
         Args:
-            is_train: whether to map for training; else only the image is prepared.
+            is_train: whether to map for training; otherwise only the image is prepared.
             target_maker: adds the model's own ground truth in training; None adds nothing.
             detectron2_options: the keyword arguments of Detectron2's DatasetMapper.
         """
@@ -61,7 +61,7 @@ class MaskDatasetMapper(DatasetMapper):
             dataset_dict: one image in Detectron2's dataset format.
 
         Returns:
-            `dataset_dict` with "image" (C, H, W) and, as far as there are annotations in training, "instances",
+            `dataset_dict` with "image" (C, H, W) and, if there are annotations and in training only, "instances",
             "sem_seg" (H, W) int64 and what the target maker adds, all after the same augmentation. None, whereupon
             Detectron2 takes another image, if no object is left and the target maker needs one.
 

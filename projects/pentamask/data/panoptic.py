@@ -77,7 +77,7 @@ def load_metadata(name: str) -> Metadata:
 
 
 def find_metadata(name: str) -> Metadata:
-    """As `load_metadata`, for results only: a dataset that cannot be loaded is said, and has no class names then."""
+    """As `load_metadata`, for results only: a dataset that cannot be loaded is logged, and then has no class names."""
     try:
         return load_metadata(name)
     except (OSError, KeyError, ValueError, TypeError, AssertionError) as error:

@@ -67,7 +67,7 @@ def _has_an_area(box: Any) -> bool:
 
 
 def _check_files(records: Sequence[dict], findings: Findings, max_files: int | None, *, areas: bool) -> None:
-    """Compare segments, and on demand their areas, with their PNG files, of which at most `max_files` are opened."""
+    """Compare segments, and optionally their areas, with their PNG files, of which at most `max_files` are opened."""
     count = len(records) if max_files is None else min(max_files, len(records))
     absent, mismeasured, unlisted = [], [], 0
     for i in tqdm(np.linspace(0, len(records) - 1, count).astype(int), "Checking segments", delay=5, leave=False):

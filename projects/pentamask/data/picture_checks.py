@@ -1,4 +1,4 @@
-"""Opens all pictures of a dataset and counts what is in them."""
+"""Opens all pictures of a dataset and counts their kinds."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,8 +20,8 @@ class PictureSummary:
 
     Attributes:
         modes: Pillow's modes, "RGB" and others, with their number of pictures.
-        orientations: EXIF orientations other than 1, likewise.
-        sizes: (width, height), likewise.
+        orientations: the same for EXIF orientations other than 1.
+        sizes: the same for (width, height).
     """
 
     modes: Counter = field(default_factory=Counter)

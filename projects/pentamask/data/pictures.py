@@ -63,7 +63,7 @@ def read_label_map(path: str) -> np.ndarray:
     image = open_picture(path)
     labels = np.asarray(image)
     if labels.ndim != 2:
-        raise ValueError(f"{path} has mode {image.mode}, expected one label a pixel (mode L, P or I;16).")
+        raise ValueError(f"{path} has mode {image.mode}, expected one label per pixel (mode L, P or I;16).")
     return labels.astype(np.uint8 if labels.max(initial=0) <= 255 else np.float32)
 
 
@@ -111,7 +111,7 @@ def _as_8_bit(image: Image.Image, path: str) -> Image.Image:
     high = next((top for top in tops if high <= top), high)
     log_first_n(
         logging.WARNING,
-        f"{path} has mode {image.mode}: its values {low:g} to {high:g} are scaled to 0-255; others like it likewise.",
+        f"{path} has mode {image.mode}: its values {low:g} to {high:g} are scaled to 0-255, as in all its like.",
         name=__name__,
     )
     return Image.fromarray(((values - low) * (255 / (high - low))).round().astype(np.uint8))

@@ -24,7 +24,7 @@ class TargetMaker:
     """Adds a model's own ground truth to training records; `MaskDatasetMapper` calls it after augmenting the image.
 
     Attributes:
-        needs_objects: whether an image that is left without objects is exchanged for another one of the dataset.
+        needs_objects: whether an image left without objects is replaced by another one of the dataset.
     """
 
     needs_objects = False

@@ -13,7 +13,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
             # Classes without the background.
             NUM_CLASSES=80,
             IN_FEATURES=["p3", "p4", "p5", "p6", "p7"],
-            # The backbone knows them; a list that is given must be the same.
+            # They follow from the backbone; a list that is given must agree.
             FPN_STRIDES=[],
             # Head: convolutions shared by both towers, and of each tower.
             NUM_SHARE_CONVS=0,
@@ -49,7 +49,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
             PRE_NMS_TOPK_TEST=1000,
             NMS_TH=0.6,
             POST_NMS_TOPK_TRAIN=100,
-            # Counts while TEST.DETECTIONS_PER_IMAGE is Detectron2's 100; any other value of that replaces it.
+            # Used as long as TEST.DETECTIONS_PER_IMAGE is Detectron2's default, 100; any other value there replaces it.
             POST_NMS_TOPK_TEST=100,
         ),
     )

@@ -31,7 +31,7 @@ def decode_level(
         score_thresh: candidates need a class probability, or with `thresh_with_ctr` its product with the box
             quality, above it.
         topk: keep this many candidates of the highest product.
-        top_feats: (D, H, W) features to hand on with each candidate.
+        top_feats: (D, H, W) features to return with each candidate.
 
     Returns:
         `Instances` with pred_boxes (not clipped), scores = sqrt(probability * quality), pred_classes, locations,
@@ -67,10 +67,10 @@ def select_detections(candidates: Instances, *, nms_thresh: float, topk: int) ->
         topk: <= 0 for no limit.
 
     Returns:
-        The detections, by falling score if NMS ran.
+        The detections, in descending order of score if NMS ran.
     """
     if nms_thresh > 0:
-        # Boxes are float32 always, and NMS wants both in one type.
+        # Boxes are always float32, and NMS needs boxes and scores of one type.
         keep = batched_nms(candidates.pred_boxes.tensor, candidates.scores.float(), candidates.pred_classes, nms_thresh)
         candidates = candidates[keep]
     if 0 < topk < len(candidates):

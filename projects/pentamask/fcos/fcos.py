@@ -181,8 +181,8 @@ class FCOS(nn.Module):
             images: for their unpadded sizes.
             features: name -> (N, C, H, W).
             gt_instances: with gt_boxes and gt_classes; needed in training.
-            top_module: applied to the box tower's output of every level; its output (N, D, H, W) is handed on for
-                each positive (training) or detection.
+            top_module: applied to the box tower's output of every level; its output (N, D, H, W) is returned
+                for each positive (training) or detection.
 
         Returns:
             In training (results, losses): results holds "positives" (`Positives`) and, with `yield_proposal`,

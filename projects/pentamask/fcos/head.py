@@ -17,7 +17,7 @@ _LEVEL_NORMS = {"BN": "BN", "SyncBN": "SyncBN"}
 
 
 class FCOSOutputs(NamedTuple):
-    """Raw predictions, one tensor a level.
+    """Raw predictions, one tensor per level.
 
     Attributes:
         logits: (N, K, H, W) class logits.

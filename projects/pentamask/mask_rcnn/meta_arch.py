@@ -21,8 +21,8 @@ from .releases import RELEASES
 class MaskRCNN(GeneralizedRCNN):
     """Mask R-CNN (arXiv 1703.06870): RPN, a box branch and a mask branch per region, losses L_cls + L_box + L_mask.
 
-    Everything Detectron2's model zoo trained is Detectron2's own code below this class and gives equal numbers; what
-    the paper compares besides is chosen by config (see the README of this folder).
+    For everything in Detectron2's model zoo this class runs Detectron2's own code and gives equal numbers; the paper's
+    other variants are chosen by the config (see the README in this folder).
     """
 
     add_config = staticmethod(add_mask_rcnn_config)

@@ -1,4 +1,4 @@
-"""Loads the compiled operators, and says once what to do where they are missing."""
+"""Loads the compiled operators, and says once what to do if they are missing."""
 
 import importlib
 import warnings

@@ -12,12 +12,12 @@ from ._extension import COMPILED_DEVICES, has_compiled_ops, no_double_backward, 
 def blend(bases: Tensor, rois: Tensor, attn: Tensor, spatial_scale: float, output_size: int) -> Tensor:
     """Blend the bases of each instance into one map of mask logits (BlendMask, section 3.1 and eq. 2-4).
 
-    RoIAlign with one sample a bin (`aligned=True`), times the softmax over the K maps of the bilinearly upsampled
+    RoIAlign with one sample per bin (`aligned=True`), times the softmax over the K maps of the bilinearly upsampled
     attention, summed over the maps. Differentiable in `bases` and `attn`; `rois` get no gradient. float32, float64,
     float16 and bfloat16; 16 bit is summed in float32.
 
     Args:
-        bases: (B, K, H, W), K score maps an image.
+        bases: (B, K, H, W), K score maps per image.
         rois: (N, 5), image index and xyxy in input pixels; float32 (float64 if the bases are).
         attn: (N, K, A, A), attention logits in the type of `bases`.
         spatial_scale: pixels of `bases` per input pixel.

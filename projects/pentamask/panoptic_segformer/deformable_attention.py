@@ -105,7 +105,7 @@ class FeedForward(nn.Module):
 
 
 def init_transformer(module: nn.Module) -> None:
-    """Matrices Xavier-uniform, deformable attention as it wants it (Deformable DETR, appendix A.4)."""
+    """Initialise matrices Xavier-uniform, and deformable attention by its own rule (Deformable DETR, appendix A.4)."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

@@ -41,7 +41,7 @@ class AttentionMask(nn.Module):
     def masks(self, logits: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> Tensor:
         """The masks from the attention logits (h, Q, h_l * w_l) of each level.
 
-        The released code resizes h channels a level and adds them up with weights; here they are added up first. It
+        The released code resizes h channels per level and adds them up with weights; here they are added up first. It
         is the same, because resizing is linear, and needs h times less memory.
         """
         weights = self.linear.weight.chunk(len(shapes), dim=1)
@@ -74,7 +74,7 @@ class MaskAttention(AttentionMask):
     def forward(
         self, x: Tensor, memory: Tensor, shapes: Sequence[tuple[int, int]], with_masks: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Attention output (Q, C), and the masks (Q, h_1, w_1) if they are wanted; arguments as `AttentionMask`."""
+        """Attention output (Q, C), and the masks (Q, h_1, w_1) if `with_masks`; arguments as `AttentionMask`."""
         q, k, v = self._scaled_query(x), self._split_heads(self.k(memory)), self._split_heads(self.v(memory))
         if with_masks:
             logits = q @ k.mT

@@ -1,6 +1,6 @@
 """From masks of single things and stuff to one label per pixel: the paper's rule and the two it is compared with.
 
-M masks, of which every one has a class score and a label; labels below the number of thing classes are things.
+M masks, each with a class score and a label; labels below the number of thing classes are things.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class MergeOptions:
 
 @dataclass
 class ScoredMasks:
-    """Masks at output size with what the merging needs to know about each.
+    """Masks at output size, and what merging needs to know about each.
 
     Attributes:
         inside: (M, H, W) bool, mask values above 0.5.
@@ -92,7 +92,7 @@ def merge(
         size: (H, W) of the output.
         num_thing_classes: number of thing classes.
         options: rule and thresholds; by default the paper's.
-        scored: what `score_masks` returns for these masks, if it is at hand.
+        scored: what `score_masks` returns for these masks, if it has been computed already.
 
     Returns:
         (H, W) int32 segment ids, 0 void, and Detectron2's `segments_info`: a dict for each id with "id", "isthing",

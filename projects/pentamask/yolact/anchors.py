@@ -10,7 +10,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-# Factors of the centre and size offsets.
+# Factors of the centre and size offsets. Detectron2's `Box2BoxTransform` has them too, but decodes in float32 only
+# and limits the size.
 _CENTER_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
 
 
@@ -26,7 +27,7 @@ def prior_boxes(
 
     Args:
         level_sizes: (height, width) of each level's feature map. Centres divide the image evenly by it.
-        scales: box sides in input pixels, one or more a level.
+        scales: box sides in input pixels, one or more per level.
         aspect_ratios: width / height.
         image_size: side of the network input in pixels.
         square: take the width for the height, as the first released models do by mistake.
@@ -65,5 +66,5 @@ def check_anchors(scales: Sequence[Sequence[float]], num_levels: int) -> None:
     """Raise `ValueError` unless every level has scales, and the same number of them, as the shared head needs."""
     if len(scales) != num_levels or len({len(level) for level in scales}) != 1:
         raise ValueError(
-            f"MODEL.YOLACT.ANCHOR_SCALES needs {num_levels} lists of equal length, one a level, and is {list(scales)}."
+            f"MODEL.YOLACT.ANCHOR_SCALES needs {num_levels} lists of equal length, one per level; it is {list(scales)}."
         )

@@ -23,12 +23,12 @@ def add_yolact_config(cfg: CfgNode) -> None:
             # Levels that strided convolutions add above those of MODEL.FPN.IN_FEATURES.
             NUM_EXTRA_LEVELS=2,
             NUM_PROTOTYPES=32,
-            # Prior boxes: sides in pixels of the network input, one list a level; width / height; SQUARE gives them
-            # equal sides, as the first released models have them.
+            # Prior boxes: sides in pixels of the network input, one list per level; width / height;
+            # SQUARE_ANCHORS makes width and height equal, as in the first released models.
             ANCHOR_SCALES=[[24], [48], [96], [192], [384]],
             ASPECT_RATIOS=[1.0, 0.5, 2.0],
             SQUARE_ANCHORS=True,
-            # Batch norm is trained if a GPU's batch has at least so many images, else frozen.
+            # Batch norm is trained if a GPU's batch has at least this many images, and frozen otherwise.
             BN_MIN_BATCH=6,
             # Matching: IoU from which a prior box is positive, below which it is background; between them, or with
             # more than CROWD_OVERLAP of its area in a crowd, it is neutral.
@@ -52,7 +52,7 @@ def add_yolact_config(cfg: CfgNode) -> None:
             CROP_MASKS=True,
             FINAL_SCORE_THRESH=0.0,
             # Mask rescoring (YOLACT++). MIN_AREA: smallest mask that trains it, in prototype pixels; RESCORE_BOXES
-            # lets the product of score and mask quality be the score of the boxes too.
+            # makes the product of score and mask quality the score of the boxes as well.
             MASK_IOU=dict(ENABLED=False, LOSS_WEIGHT=25.0, MIN_AREA=25, RESCORE_BOXES=False),
         ),
     )

@@ -18,12 +18,12 @@ from .mask_networks import MaskIoUNet
 from .masks import assemble_masks, crop_masks
 from .nms import cross_class_fast_nms, fast_nms, greedy_nms
 
-# Masks that are upsampled at a time, which bounds the memory for big pictures.
+# Masks upsampled at a time: bounds the memory for big pictures.
 _MASKS_AT_A_TIME = 25
 
 
 class Detections(NamedTuple):
-    """Detections of one image, by falling score.
+    """Detections of one image, in descending order of score.
 
     Attributes:
         boxes: (n, 4), not clipped.
@@ -64,11 +64,11 @@ class Postprocessor:
             image_size: side of the network input, in pixels; only greedy NMS depends on it.
             score_thresh: prior boxes take part if their best class scores above it.
             nms_type: "fast", "cross_class" or "batched" (see nms.py).
-            nms_thresh, nms_topk: of the NMS; greedy NMS has no top-k. It is never below `max_detections`.
+            nms_thresh, nms_topk: of the NMS; greedy NMS has no top-k. A top-k below `max_detections` is raised to it.
             max_detections: limit for an image.
             final_score_thresh: after NMS keep scores above it; 0 keeps all.
             crop_masks: crop masks to their boxes.
-            rescore_boxes: with mask rescoring, let the new score be that of the box too.
+            rescore_boxes: with mask rescoring, use the new score for the box as well.
         """
         check_choice("MODEL.YOLACT.NMS_TYPE", nms_type, ("fast", "cross_class", "batched"))
         self.image_size = image_size
@@ -135,7 +135,7 @@ class Postprocessor:
         Args:
             detections: of the image.
             prototypes: (k, h, w) of the image.
-            height, width: of the picture that was stretched to the network input, or of any other wanted result.
+            height, width: of the result; usually those of the picture that was stretched to the network input.
             mask_iou_net: of YOLACT++.
 
         Returns:

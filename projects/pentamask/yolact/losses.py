@@ -196,12 +196,12 @@ def class_loss(logits: Tensor, matches: Matches, negative_ratio: int) -> Tensor:
 
 @torch.no_grad()
 def hard_negatives(logits: Tensor, labels: Tensor, ratio: int) -> Tensor:
-    """The background boxes that look least like background (online hard example mining, SSD, section 2.2).
+    """The background boxes that look least like background (hard negative mining, SSD, section 2.2).
 
     Args:
         logits: (N, P, K + 1).
         labels: (N, P), see `match_priors`.
-        ratio: negatives of an image per positive of it, as far as there are.
+        ratio: negatives per positive of an image, or all negatives if there are fewer.
 
     Returns:
         (N, P) bool.
@@ -216,7 +216,8 @@ def hard_negatives(logits: Tensor, labels: Tensor, ratio: int) -> Tensor:
 def mask_loss(pred: Tensor, gt_masks: Tensor, boxes: Tensor) -> Tensor:
     """Cross-entropy of cropped mask probabilities, per object and per pixel of its box.
 
-    It is taken after the crop, so that a pixel of the object outside the box costs 100 and has no gradient.
+    It is taken after the crop, so a pixel of the object outside the box adds a constant 100 without gradient
+    (`F.binary_cross_entropy` clamps the logarithm at -100).
 
     Args:
         pred: (n, h, w) cropped probabilities.
@@ -233,7 +234,7 @@ def mask_loss(pred: Tensor, gt_masks: Tensor, boxes: Tensor) -> Tensor:
 
 
 def mask_iou_loss(net: MaskIoUNet, pred: Tensor, gt_masks: Tensor, classes: Tensor) -> Tensor:
-    """Sum of the smooth L1 loss of the predicted mask IoU; its gradient reaches the masks, too.
+    """Sum of the smooth L1 loss of the predicted mask IoU; its gradient also reaches the masks.
 
     Args:
         net: predicts the IoU.

@@ -28,7 +28,7 @@ class ProtoNet(nn.Sequential):
 
         upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
         stem = [conv(), nn.ReLU(), conv(), nn.ReLU(), conv(), nn.ReLU()]
-        # The ReLU after the upsampling changes nothing; it stands for the numbering of the authors' files.
+        # The ReLU after the upsampling changes nothing; it keeps the numbering of the authors' files.
         super().__init__(
             *stem, upsample, nn.ReLU(), conv(), nn.ReLU(), nn.Conv2d(in_channels, num_prototypes, 1), nn.ReLU()
         )

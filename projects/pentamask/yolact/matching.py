@@ -25,8 +25,8 @@ def match_priors(
 ) -> tuple[Tensor, Tensor]:
     """Match prior boxes with the objects of one image (as in the released code).
 
-    A prior belongs to the object of the highest IoU. Besides, every object gets one prior of its own, the pairs of
-    highest IoU first, so that two objects never want the same one.
+    A prior belongs to the object of the highest IoU. In addition, every object gets one prior of its own, the pairs of
+    highest IoU first, so that no two objects share one.
 
     Args:
         boxes: (M, 4) xyxy.
@@ -60,7 +60,7 @@ def _force_matches(overlaps: Tensor, best: Tensor, index: Tensor) -> None:
     """Give every object a prior, in place.
 
     Args:
-        overlaps: (M, P) IoUs; used up.
+        overlaps: (M, P) IoUs; modified in place.
         best: (P,) IoU of each prior's object.
         index: (P,) the object.
     """

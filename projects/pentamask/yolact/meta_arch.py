@@ -178,7 +178,7 @@ class YOLACT(nn.Module):
         predictions = self.predict(features)
         if self.training:
             if not predictions.prototypes.isfinite().all():
-                # Else the mask loss complains about probabilities.
+                # Otherwise binary cross-entropy fails on probabilities outside [0, 1], with a message that misleads.
                 raise FloatingPointError("YOLACT's prototypes became infinite or NaN: lower SOLVER.BASE_LR.")
             semantic_logits = at_least_float32(self.semantic_seg_conv(next(iter(features.values()))))
             targets = [self._targets(x) for x in batched_inputs]

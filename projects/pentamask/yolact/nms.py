@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-# Boxes that are compared with the others at a time, which bounds the memory.
+# Boxes compared with the others at a time: bounds the memory.
 _ROWS = 500
 # With more boxes than this, as an untrained model has, most pairs are within no class's top-k: then each class compares
 # its own.
@@ -22,18 +22,18 @@ def fast_nms(
     """Fast NMS (YOLACT, "Fast NMS"): every class at once, without a loop.
 
     Of each class the `top_k` best boxes are sorted by score; a box goes if its IoU with any box before it is above
-    the threshold (the paper's condition for staying is IoU < threshold, the released code's is <=). Known defect: a
-    box that went itself still removes others. So a few boxes are lost that greedy NMS keeps, and never one more is
-    kept. A box may be returned for several classes.
+    the threshold (the paper keeps a box if IoU < threshold, the released code if IoU <= threshold). Known defect: a
+    removed box still removes others. So a few boxes are lost that greedy NMS keeps, but no box is kept that greedy
+    NMS removes. A box may be returned for several classes.
 
     Args:
-        boxes: (n, 4) xyxy in any unit; no class of its own. A pair without area has no IoU: its second box goes.
+        boxes: (n, 4) xyxy in any unit, for all classes. Two boxes without area have no IoU: the second goes.
         scores: (K, n) of each class.
         iou_threshold: IoU above which the box of lower score goes.
         top_k: boxes of a class that are considered.
 
     Returns:
-        index (m,) int64 into `boxes`, classes (m,) int64 and scores (m,), by falling score.
+        index (m,) int64 into `boxes`, classes (m,) int64 and scores (m,), in descending order of score.
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(len(boxes), device=order.device).expand_as(order))
@@ -43,8 +43,8 @@ def fast_nms(
             for _, second in _overlapping_pairs(boxes[best], iou_threshold):
                 row[best[second]] = False
     else:
-        # The classes share the boxes' overlaps and differ only in the order: of a pair, the one that is later goes. If
-        # it is within the top-k, the other is so, too.
+        # The classes share the boxes' overlaps and differ only in the order: of a pair, the later one goes. If it is
+        # within the top-k, so is the other.
         for first, second in _overlapping_pairs(boxes, iou_threshold):
             keep.scatter_(1, torch.where(rank[:, first] > rank[:, second], first, second), 0)
     classes, index = keep.nonzero(as_tuple=True)
@@ -77,7 +77,7 @@ def greedy_nms(
     classes, index = (scores > score_threshold).nonzero(as_tuple=True)
     scores = scores[classes, index]
     # In float64 the shift by which `batched_nms` separates the classes (Detectron2's wrapper works in float32) costs
-    # no precision. The shift is made for boxes that do not start below 0.
+    # no precision. `batched_nms` expects coordinates of at least 0.
     pixels = boxes.float().double()[index]
     pixels = pixels - (pixels.amin() if len(pixels) else 0)
     pixels[:, 2:] += 1
@@ -89,6 +89,6 @@ def _overlapping_pairs(boxes: Tensor, iou_threshold: float) -> Iterator[tuple[Te
     """The pairs of (n, 4) boxes whose IoU is above the threshold or undefined, as two index tensors (m,) at a time."""
     for start in range(0, len(boxes), _ROWS):
         overlaps = box_iou(boxes[start : start + _ROWS], boxes[start:])
-        # The comparison is false for NaN, too.
+        # The comparison is also false for NaN.
         first, second = (~(overlaps <= iou_threshold)).triu_(diagonal=1).nonzero(as_tuple=True)
         yield first + start, second + start

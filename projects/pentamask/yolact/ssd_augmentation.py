@@ -89,10 +89,10 @@ class RandomExpand(T.Augmentation):
 
 
 class SSDRandomCrop(T.Augmentation):
-    """Crops 0.3 to 1 of each side, so that the centre of an object stays inside; one time in six nothing.
+    """Crops to 0.3 to 1 times each side, keeping the centre of some object inside; one time in six does nothing.
 
-    SSD demands besides a minimal IoU of crop and objects. In the code that YOLACT was trained with this condition
-    rejects nothing, and the authors found a working one to be worse.
+    SSD also requires a minimum IoU of crop and objects. In the code that YOLACT was trained with, this condition
+    rejects nothing, and the authors found that enforcing it made results worse.
     """
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> T.Transform:
