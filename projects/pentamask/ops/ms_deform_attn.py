@@ -20,8 +20,9 @@ def ms_deform_attn(
     """Sum bilinear samples of several feature levels (Deformable DETR, eq. 3, between its two projections).
 
     N images, S tokens (all levels, each row-major), M heads, D channels per head, L levels, Q queries, P points per
-    level. A pixel outside its level counts as zero, and so does a location that is not finite. Differentiable in `value`,
-    `sampling_locations` and `attention_weights`; float32, float64, float16 and bfloat16; 16 bit is summed in float32.
+    level. A pixel outside its level counts as zero, and so does a location that is not finite. Differentiable in
+    `value`, `sampling_locations` and `attention_weights`; float32, float64, float16 and bfloat16; 16-bit values are
+    summed in float32.
 
     Args:
         value: (N, S, M, D).
