@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pentamask.yolact.anchors import decode_boxes, encode_boxes, prior_boxes
 
@@ -41,3 +42,11 @@ def test_levels_without_scales_are_refused(tiny_cfg):
     tiny_cfg.MODEL.YOLACT.ANCHOR_SCALES = [[16], [24]]
     with pytest.raises(ValueError, match="ANCHOR_SCALES needs 3 lists"):
         build_model(tiny_cfg)
+
+
+def test_tracing_leaves_no_fake_tensor_behind():
+    arguments = ((2, 3),), ((12,),), (1.0,), 60, True
+    with FakeTensorMode():
+        assert prior_boxes(*arguments).shape == (6, 4)
+    boxes = prior_boxes(*arguments)
+    assert type(boxes) is torch.Tensor and boxes[0].tolist() == pytest.approx([1 / 6, 1 / 4, 0.2, 0.2])

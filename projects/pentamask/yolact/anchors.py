@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import sqrt
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from torch import Tensor
 _CENTER_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
 
 
-@lru_cache(maxsize=8)
 def prior_boxes(
     level_sizes: tuple[tuple[int, int], ...],
     scales: tuple[tuple[float, ...], ...],
@@ -33,18 +33,30 @@ def prior_boxes(
         square: take the width for the height, as the first released models do by mistake.
 
     Returns:
-        (P, 4) float64, (cx, cy, w, h).
+        (P, 4) float64, (cx, cy, w, h), not to be written to.
     """
+    return torch.from_numpy(_prior_boxes(level_sizes, scales, aspect_ratios, image_size, square))
+
+
+# Arrays, because a tensor that is made while the model is traced must not be used afterwards.
+@lru_cache(maxsize=8)
+def _prior_boxes(
+    level_sizes: tuple[tuple[int, int], ...],
+    scales: tuple[tuple[float, ...], ...],
+    aspect_ratios: tuple[float, ...],
+    image_size: int,
+    square: bool,
+) -> np.ndarray:
     levels = []
     for (height, width), level_scales in zip(level_sizes, scales):
         pairs = [(s * sqrt(r), s * sqrt(r) if square else s / sqrt(r)) for s in level_scales for r in aspect_ratios]
-        sides = torch.tensor(pairs, dtype=torch.float64) / image_size
-        cy = (torch.arange(height, dtype=torch.float64) + 0.5) / height
-        cx = (torch.arange(width, dtype=torch.float64) + 0.5) / width
-        grid_y, grid_x = torch.meshgrid(cy, cx, indexing="ij")
-        centers = torch.stack((grid_x, grid_y), dim=-1).view(-1, 1, 2).expand(-1, len(sides), 2)
-        levels.append(torch.cat((centers, sides.expand(len(centers), -1, 2)), dim=-1).view(-1, 4))
-    return torch.cat(levels)
+        sides = np.array(pairs) / image_size
+        cy, cx = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
+        centers = np.stack(np.meshgrid(cx, cy), axis=-1)[:, :, None]
+        level = np.empty((height, width, len(sides), 4))
+        level[..., :2], level[..., 2:] = centers, sides
+        levels.append(level.reshape(-1, 4))
+    return np.concatenate(levels)
 
 
 def decode_boxes(loc: Tensor, priors: Tensor) -> Tensor:
