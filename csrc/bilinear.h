@@ -48,6 +48,12 @@ PENTAMASK_INLINE double round_down(double x) {
   return __builtin_floor(x);
 }
 
+// Whether height * width tokens from `start` on lie among `tokens` < 2^31; written so that no argument makes it overflow.
+PENTAMASK_INLINE bool level_fits(int64_t height, int64_t width, int64_t start, int64_t tokens) {
+  return height >= 0 && width >= 0 && height <= INT32_MAX && width <= INT32_MAX && start >= 0 && start <= tokens &&
+      height * width <= tokens - start;
+}
+
 // Deformable attention's rule: pixel centres at integers, every pixel outside counts as zero by itself. `inside` says that
 // the sample touches the level at all; a NaN, infinite or far location does not, and is never converted to an integer.
 template <typename C>

@@ -1,5 +1,6 @@
 // Argument checks shared by the CPU and CUDA registrations. Every message names the argument, what was expected and what came.
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 #include <ATen/core/Tensor.h>
@@ -53,7 +54,8 @@ inline void check_grad_out(const at::Tensor& grad_out, at::IntArrayRef sizes, co
   check_device(grad_out, first, op, "grad_out", first_name);
 }
 
-inline void check_blend(const at::Tensor& bases, const at::Tensor& rois, const at::Tensor& attn, int64_t output_size) {
+inline void check_blend(
+    const at::Tensor& bases, const at::Tensor& rois, const at::Tensor& attn, double spatial_scale, int64_t output_size) {
   const char* op = "blend";
   check_rank(bases, 4, op, "bases", "[B, K, H, W]");
   check_rank(rois, 2, op, "rois", "[N, 5]");
@@ -62,6 +64,7 @@ inline void check_blend(const at::Tensor& bases, const at::Tensor& rois, const a
   TORCH_CHECK_VALUE(
       attn.size(0) == rois.size(0) && attn.size(1) == bases.size(1) && attn.size(2) == attn.size(3),
       op, ": expected `attn` of shape [", rois.size(0), ", ", bases.size(1), ", A, A] (one map a roi and basis), got ", attn.sizes());
+  TORCH_CHECK_VALUE(std::isfinite(spatial_scale), op, ": expected a finite `spatial_scale`, got ", spatial_scale);
   TORCH_CHECK_VALUE(output_size >= 1, op, ": expected `output_size` >= 1, got ", output_size);
   TORCH_CHECK_VALUE(bases.size(1) >= 1, op, ": expected `bases` with at least one map, got ", bases.sizes());
   TORCH_CHECK_VALUE(
@@ -100,6 +103,8 @@ inline void check_spatial_attention_grad(
   check_grad_out(grad_out, input.sizes(), input, op, "input");
   check_sizes(gate, {input.size(0), 1, input.size(2), input.size(3)}, op, "gate");
   check_sizes(argmax, gate.sizes(), op, "argmax");
+  const auto type = compute_type(input.scalar_type());
+  TORCH_CHECK_TYPE(gate.scalar_type() == type, op, ": expected `gate` in ", type, ", got ", gate.scalar_type());
   TORCH_CHECK_TYPE(argmax.scalar_type() == at::kLong, op, ": expected `argmax` in int64, got ", argmax.scalar_type());
   check_device(gate, input, op, "gate", "input");
   check_device(argmax, input, op, "argmax", "input");

@@ -106,7 +106,7 @@ void run_blend_backward(const BlendArgs<T>& args, const T* grad_out, T* grad_bas
 }
 
 Tensor blend(const Tensor& bases, const Tensor& rois, const Tensor& attn, double spatial_scale, int64_t output_size) {
-  check_blend(bases, rois, attn, output_size);
+  check_blend(bases, rois, attn, spatial_scale, output_size);
   const BlendInputs inputs(bases, rois, attn);
   Tensor out = at::empty({rois.size(0), output_size, output_size}, inputs.bases.options());
   if (inputs.bases.scalar_type() == at::kDouble) {
@@ -120,7 +120,7 @@ Tensor blend(const Tensor& bases, const Tensor& rois, const Tensor& attn, double
 std::tuple<Tensor, Tensor> blend_backward(
     const Tensor& grad_out, const Tensor& bases, const Tensor& rois, const Tensor& attn, double spatial_scale, int64_t output_size,
     bool bases_grad, bool attn_grad) {
-  check_blend(bases, rois, attn, output_size);
+  check_blend(bases, rois, attn, spatial_scale, output_size);
   check_grad_out(grad_out, {rois.size(0), output_size, output_size}, bases, "blend_backward", "bases");
   const BlendInputs inputs(bases, rois, attn);
   const auto options = inputs.bases.options();

@@ -39,10 +39,8 @@ struct DeformAttnInputs {
     const int64_t tokens = value.size(1);
     for (int64_t level = 0; level < shapes.size(0); ++level) {
       const int64_t height = shape[2 * level], width = shape[2 * level + 1];
-      const bool fits = height >= 0 && width >= 0 && start[level] >= 0 && height <= INT32_MAX && width <= INT32_MAX &&
-          start[level] <= tokens && height * width <= tokens - start[level];
       TORCH_CHECK_VALUE(
-          fits, "ms_deform_attn: level ", level, " of `spatial_shapes` (", height, " x ", width, " from token ", start[level],
+          level_fits(height, width, start[level], tokens), "ms_deform_attn: level ", level, " of `spatial_shapes` (", height, " x ", width, " from token ", start[level],
           ") does not fit into the ", tokens, " tokens of `value`");
     }
   }

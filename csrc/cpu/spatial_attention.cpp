@@ -46,7 +46,16 @@ std::tuple<Tensor, Tensor, Tensor> spatial_attention_forward(const Tensor& input
   } else if (input.numel() > 0) {
     run(arguments<float>(input, weight), out, gate, argmax);
   }
-  return {out.to(input_in.scalar_type()), gate.to(input_in.scalar_type()), argmax};
+  return {out.to(input_in.scalar_type()), gate, argmax};
+}
+
+void check_winners(const Tensor& argmax, int64_t channels) {
+  const int64_t* winners = argmax.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < argmax.numel(); ++i) {
+    TORCH_CHECK_VALUE(
+        winners[i] >= 0 && winners[i] < channels,
+        "spatial_attention_backward: expected `argmax` in [0, ", channels, "), got ", winners[i]);
+  }
 }
 
 template <typename T>
@@ -67,7 +76,8 @@ std::tuple<Tensor, Tensor> spatial_attention_backward(
   const auto type = compute_type(input_in.scalar_type());
   const auto layout = spatial_attention_layout(input_in);
   const Tensor input = input_in.contiguous(layout).to(type), weight = weight_in.to(type).contiguous();
-  const Tensor grad = grad_out.contiguous(layout).to(type), gate = gate_in.to(type).contiguous(), argmax = argmax_in.contiguous();
+  const Tensor grad = grad_out.contiguous(layout).to(type), gate = gate_in.contiguous(), argmax = argmax_in.contiguous();
+  check_winners(argmax, input.size(1));
   Tensor grad_input = input_grad ? at::empty_like(input) : at::empty({0}, input.options());
   // One gradient a RoI, added in order afterwards: the same for any number of threads.
   Tensor grad_weights = at::empty({weight_grad ? input.size(0) : 0, 2, weight.size(2), weight.size(3)}, weight.options());

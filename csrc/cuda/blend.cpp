@@ -25,7 +25,7 @@ struct BlendInputs {
 };
 
 Tensor forward(const Tensor& bases, const Tensor& rois, const Tensor& attn, double spatial_scale, int64_t output_size) {
-  check_blend(bases, rois, attn, output_size);
+  check_blend(bases, rois, attn, spatial_scale, output_size);
   const c10::cuda::CUDAGuard guard(bases.device());
   const BlendInputs inputs(bases, rois, attn);
   Tensor out = at::empty({rois.size(0), output_size, output_size}, bases.options());
@@ -42,7 +42,7 @@ Tensor forward(const Tensor& bases, const Tensor& rois, const Tensor& attn, doub
 std::tuple<Tensor, Tensor> backward(
     const Tensor& grad_out, const Tensor& bases, const Tensor& rois, const Tensor& attn, double spatial_scale, int64_t output_size,
     bool bases_grad, bool attn_grad) {
-  check_blend(bases, rois, attn, output_size);
+  check_blend(bases, rois, attn, spatial_scale, output_size);
   check_grad_out(grad_out, {rois.size(0), output_size, output_size}, bases, "blend_backward", "bases");
   at::globalContext().alertNotDeterministic("pentamask::blend_backward (CUDA)");
   const c10::cuda::CUDAGuard guard(bases.device());

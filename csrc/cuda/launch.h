@@ -20,12 +20,12 @@ int64_t spatial_attention_scratch(const SpatialAttentionArgs<T>& args);
 
 template <typename T, typename C>
 cudaError_t spatial_attention(
-    const SpatialAttentionArgs<T>& args, T* out, T* gate, int64_t* argmax, C* scratch, cudaStream_t stream);
+    const SpatialAttentionArgs<T>& args, T* out, C* gate, int64_t* argmax, C* scratch, cudaStream_t stream);
 
-// grad_weights: [batch, 2, kernel, kernel], one a RoI.
+// grad_weights: [batch, 2, kernel, kernel], one a RoI. A channel of argmax that does not exist counts as no maximum.
 template <typename T, typename C>
 cudaError_t spatial_attention_grad(
-    const SpatialAttentionArgs<T>& args, const T* grad_out, const T* gate, const int64_t* argmax, T* grad_input, C* grad_weights,
+    const SpatialAttentionArgs<T>& args, const T* grad_out, const C* gate, const int64_t* argmax, T* grad_input, C* grad_weights,
     C* scratch, cudaStream_t stream);
 
 template <typename T, typename C>

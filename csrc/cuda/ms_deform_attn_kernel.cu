@@ -51,13 +51,14 @@ template <typename T, typename C>
 __device__ __forceinline__ Corner<C> corner_of(const DeformAttnArgs<T, C>& args, int64_t pair, int64_t point, C scale) {
   const Place<C> place = place_of(args, pair, point);
   const auto &x = place.x, &y = place.y;
-  const int64_t start = args.level_start_index[point / args.points];
+  const int64_t level = point / args.points, start = args.level_start_index[level];
   const bool touches = x.inside && y.inside;
   // The level must lie inside `value`: a wrong shape gives zeros here, as checking it would stall the stream.
-  const bool valid = touches && start >= 0 && start + int64_t{place.height} * place.width <= args.tokens;
+  const bool valid =
+      touches && level_fits(args.spatial_shapes[2 * level], args.spatial_shapes[2 * level + 1], start, args.tokens);
   const bool left = valid && x.low >= 0, right = valid && x.high < place.width;
   const bool top = y.low >= 0, bottom = y.high < place.height;
-  const int32_t token = static_cast<int32_t>(start) + y.low * place.width + x.low;
+  const int32_t token = valid ? static_cast<int32_t>(start) + y.low * place.width + x.low : -1;
   return {
       {scale * (C(1) - y.fraction) * (C(1) - x.fraction), scale * (C(1) - y.fraction) * x.fraction,
        scale * y.fraction * (C(1) - x.fraction), scale * y.fraction * x.fraction},

@@ -25,7 +25,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input_in, const Tensor&
   const c10::cuda::CUDAGuard guard(input_in.device());
   const Tensor input = input_in.contiguous(spatial_attention_layout(input_in)), weight = weight_in.contiguous();
   const std::vector<int64_t> map{input.size(0), 1, input.size(2), input.size(3)};
-  Tensor out = at::empty_like(input), gate = at::empty(map, input.options());
+  Tensor out = at::empty_like(input), gate = at::empty(map, input.options().dtype(compute_type(input.scalar_type())));
   Tensor argmax = at::empty(with_argmax ? at::IntArrayRef(map) : at::IntArrayRef{0}, input.options().dtype(at::kLong));
   if (input.numel() > 0) {
     dispatch(input.scalar_type(), [&](auto types) {
@@ -34,7 +34,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& input_in, const Tensor&
       const auto args = arguments<T>(input, weight);
       const Tensor scratch = scratch_for<T, C>(args, input);
       return spatial_attention<T, C>(
-          args, write<T>(out), write<T>(gate), write<int64_t>(argmax, with_argmax), write<C>(scratch),
+          args, write<T>(out), write<C>(gate), write<int64_t>(argmax, with_argmax), write<C>(scratch),
           c10::cuda::getCurrentCUDAStream());
     });
   }
@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor> backward(
   const auto type = input_in.scalar_type();
   const auto layout = spatial_attention_layout(input_in);
   const Tensor input = input_in.contiguous(layout), weight = weight_in.contiguous(), argmax = argmax_in.contiguous();
-  const Tensor grad = grad_out.to(type).contiguous(layout), gate = gate_in.to(type).contiguous();
+  const Tensor grad = grad_out.to(type).contiguous(layout), gate = gate_in.contiguous();
   Tensor grad_input = input_grad ? at::empty_like(input) : at::empty({0}, input.options());
   // One gradient a RoI, added afterwards: no atomic adds.
   Tensor grad_weights = at::zeros(
@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor> backward(
       const auto args = arguments<T>(input, weight);
       const Tensor scratch = scratch_for<T, C>(args, input);
       return spatial_attention_grad<T, C>(
-          args, read<T>(grad), read<T>(gate), read<int64_t>(argmax), write<T>(grad_input, input_grad),
+          args, read<T>(grad), read<C>(gate), read<int64_t>(argmax), write<T>(grad_input, input_grad),
           write<C>(grad_weights, weight_grad), write<C>(scratch), c10::cuda::getCurrentCUDAStream());
     });
   }

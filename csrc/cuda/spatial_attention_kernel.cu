@@ -130,7 +130,7 @@ __device__ __forceinline__ C* maps_of(const SpatialAttentionArgs<T>& args, int64
 
 template <typename T, typename C>
 __global__ void __launch_bounds__(kThreads) forward_kernel(
-    const SpatialAttentionArgs<T> args, T* out, T* gate, int64_t* argmax, C* scratch) {
+    const SpatialAttentionArgs<T> args, T* out, C* gate, int64_t* argmax, C* scratch) {
   __shared__ C shared[kSharedNumbers * sizeof(float) / sizeof(C)];
   __shared__ Reduced<C> partial[kThreads];
   const Layout at = layout_of(args);
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(
       const C sum = convolve(args, mean, args.weight, pixel, false) +
           convolve(args, most, args.weight + args.kernel * args.kernel, pixel, false);
       gates[pixel] = C(1) / (C(1) + exp(-sum));
-      narrow(gates[pixel], gate[n * at.pixels + pixel]);
+      gate[n * at.pixels + pixel] = gates[pixel];
     }
     __syncthreads();
     for (int64_t i = threadIdx.x; i < at.channels * at.pixels; i += kThreads) {
@@ -187,7 +187,7 @@ __device__ __forceinline__ void write_tap_grads(
 
 template <typename T, typename C>
 __global__ void __launch_bounds__(kThreads) backward_kernel(
-    const SpatialAttentionArgs<T> args, const T* grad_out, const T* gate, const int64_t* argmax, T* grad_input, C* grad_weights,
+    const SpatialAttentionArgs<T> args, const T* grad_out, const C* gate, const int64_t* argmax, T* grad_input, C* grad_weights,
     C* scratch) {
   __shared__ C shared[kSharedNumbers * sizeof(float) / sizeof(C)];
   __shared__ Reduced<C> partial[kThreads];
@@ -198,12 +198,14 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(
   for (int64_t n = blockIdx.x; n < args.batch; n += gridDim.x) {
     const int64_t start = n * at.channels * at.pixels;
     const int64_t* winner = argmax + n * at.pixels;
-    const T* gates = gate + n * at.pixels;
+    const C* gates = gate + n * at.pixels;
     reduce_channels<T, C>(args.input + start, grad_out + start, at, partial, [&](int64_t pixel, const Reduced<C>& reduced) {
-      const C g = widen(gates[pixel]);
+      const C g = gates[pixel];
       slope[pixel] = reduced.product * g * (C(1) - g);  // the gradient behind the convolution
       mean[pixel] = reduced.sum / C(at.channels);
-      most[pixel] = widen(args.input[start + winner[pixel] * at.channel_stride + pixel * at.pixel_stride]);
+      const int64_t peak = winner[pixel];
+      const bool exists = peak >= 0 && peak < at.channels;  // checking the caller's argmax on the host would stall the stream
+      most[pixel] = exists ? widen(args.input[start + peak * at.channel_stride + pixel * at.pixel_stride]) : C(0);
     });
     __syncthreads();
     if (grad_weights != nullptr) {
@@ -219,7 +221,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(
         const int64_t pixel = args.channels_last ? i / at.channels : i % at.pixels;
         const int64_t channel = args.channels_last ? i % at.channels : i / at.pixels;
         const C peak = channel == winner[pixel] ? grad_most[pixel] : C(0);
-        narrow(widen(grad_out[start + i]) * widen(gates[pixel]) + grad_mean[pixel] + peak, grad_input[start + i]);
+        narrow(widen(grad_out[start + i]) * gates[pixel] + grad_mean[pixel] + peak, grad_input[start + i]);
       }
     }
     __syncthreads();
@@ -241,14 +243,14 @@ int64_t spatial_attention_scratch(const SpatialAttentionArgs<T>& args) {
 
 template <typename T, typename C>
 cudaError_t spatial_attention(
-    const SpatialAttentionArgs<T>& args, T* out, T* gate, int64_t* argmax, C* scratch, cudaStream_t stream) {
+    const SpatialAttentionArgs<T>& args, T* out, C* gate, int64_t* argmax, C* scratch, cudaStream_t stream) {
   forward_kernel<T, C><<<blocks_of(args.batch), kThreads, 0, stream>>>(args, out, gate, argmax, scratch);
   return cudaGetLastError();
 }
 
 template <typename T, typename C>
 cudaError_t spatial_attention_grad(
-    const SpatialAttentionArgs<T>& args, const T* grad_out, const T* gate, const int64_t* argmax, T* grad_input, C* grad_weights,
+    const SpatialAttentionArgs<T>& args, const T* grad_out, const C* gate, const int64_t* argmax, T* grad_input, C* grad_weights,
     C* scratch, cudaStream_t stream) {
   backward_kernel<T, C><<<blocks_of(args.batch), kThreads, 0, stream>>>(
       args, grad_out, gate, argmax, grad_input, grad_weights, scratch);
@@ -257,9 +259,9 @@ cudaError_t spatial_attention_grad(
 
 #define PENTAMASK_INSTANTIATE(T, C)                                                                                  \
   template int64_t spatial_attention_scratch(const SpatialAttentionArgs<T>&);                                       \
-  template cudaError_t spatial_attention(const SpatialAttentionArgs<T>&, T*, T*, int64_t*, C*, cudaStream_t);        \
+  template cudaError_t spatial_attention(const SpatialAttentionArgs<T>&, T*, C*, int64_t*, C*, cudaStream_t);        \
   template cudaError_t spatial_attention_grad(                                                                      \
-      const SpatialAttentionArgs<T>&, const T*, const T*, const int64_t*, T*, C*, C*, cudaStream_t)
+      const SpatialAttentionArgs<T>&, const T*, const C*, const int64_t*, T*, C*, C*, cudaStream_t)
 
 PENTAMASK_INSTANTIATE(float, float);
 PENTAMASK_INSTANTIATE(double, double);

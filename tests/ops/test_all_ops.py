@@ -158,7 +158,8 @@ def test_opcheck(name: str) -> None:
     out = op.function(*args)
     if name == "spatial_attention":
         out, gate, argmax = torch.ops.pentamask._spatial_attention_forward(*args)
-        torch.library.opcheck(torch.ops.pentamask._spatial_attention_forward.default, args)
+        for dtype in (torch.float32, torch.bfloat16):
+            torch.library.opcheck(torch.ops.pentamask._spatial_attention_forward.default, cast(name, args, dtype))
         args = (*args, gate, argmax)
     backward = getattr(torch.ops.pentamask, f"{name}_backward").default
     utilities = ("test_schema", "test_faketensor", "test_autograd_registration")

@@ -10,6 +10,11 @@ from pentamask.ops import reference
 devices = pytest.mark.parametrize("device", DEVICES)
 
 
+def direct(*args: object) -> torch.Tensor:
+    """The operator below the Python function, as an exported program calls it."""
+    return torch.ops.pentamask.blend(*args)
+
+
 def test_values_by_hand() -> None:
     # Bases 0 and 1 hold x and 10 at scale 1; the box is aligned with pixels 1 .. 4, so samples fall on their centres.
     bases = torch.stack((torch.arange(6.0).expand(5, 6), torch.full((5, 6), 10.0)))[None]
@@ -61,7 +66,7 @@ def test_overlapping_boxes_add_up() -> None:
     torch.testing.assert_close(grads, 7 * grad, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("function", [ops.blend, reference.blend])
+@pytest.mark.parametrize("function", [ops.blend, reference.blend, direct])
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), float("-inf")])
 def test_a_scale_that_is_not_finite_is_refused(function: object, scale: float) -> None:
     args = (torch.ones(1, 2, 4, 4), torch.tensor([[0, 0.0, 0.0, 4.0, 4.0]]), torch.ones(1, 2, 2, 2))

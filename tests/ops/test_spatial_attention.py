@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from op_samples import DEVICES, run, sam_args
+from op_samples import DEVICES, assert_near, run, sam_args
 
 from pentamask import ops
 from pentamask.ops import reference
@@ -60,3 +60,32 @@ def test_channels_last_is_kept(shape: tuple, device: str) -> None:
         run(ops.spatial_attention, (last, weight), (0, 1)), run(ops.spatial_attention, (features, weight), (0, 1))
     ):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@devices
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
+def test_a_gate_near_one_keeps_its_slope(dtype: torch.dtype, tolerance: float, device: str) -> None:
+    """The slope gate * (1 - gate) has no digits left where the gate is rounded to 16 bit."""
+    rng = torch.Generator().manual_seed(1)
+    features = torch.randn(4, 256, 14, 14, generator=rng).to(device, dtype)
+    weight = torch.randn(1, 2, 3, 3, generator=rng).to(device, dtype)
+    exact = run(ops.spatial_attention, (features.double(), weight.double()), (0, 1))
+    actual = run(ops.spatial_attention, (features, weight), (0, 1))
+    assert_near(actual, [tensor.cpu() for tensor in exact], tolerance)
+    assert torch.ops.pentamask._spatial_attention_forward(features, weight)[1].dtype == torch.float32
+
+
+@devices
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channel", [-1, 19, 2**40, -(2**63)])
+def test_a_maximum_at_a_channel_that_does_not_exist(channel: int, layout: torch.memory_format, device: str) -> None:
+    features, weight = (tensor.to(device) for tensor in sam_args(2, 19, (5, 4)))
+    features = features.contiguous(memory_format=layout)
+    out, gate, argmax = torch.ops.pentamask._spatial_attention_forward(features, weight)
+    argmax[1, 0, 4, 3] = channel
+    if device == "cpu":
+        with pytest.raises(ValueError, match=r"expected `argmax` in \[0, 19\), got " + str(channel)):
+            torch.ops.pentamask.spatial_attention_backward(torch.ones_like(out), features, weight, gate, argmax)
+        return
+    grads = torch.ops.pentamask.spatial_attention_backward(torch.ones_like(out), features, weight, gate, argmax)
+    assert all(bool(grad.isfinite().all()) for grad in grads)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 
-def _compute_type(tensor: Tensor) -> torch.dtype:
+def compute_type(tensor: Tensor) -> torch.dtype:
+    """The type that sums run in."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
@@ -22,7 +23,7 @@ def check_scale(spatial_scale: float) -> None:
 def blend(bases: Tensor, rois: Tensor, attn: Tensor, spatial_scale: float, output_size: int) -> Tensor:
     """RoIAlign, upsample, softmax over the maps, multiply, sum; see `pentamask.ops.blend`."""
     check_scale(spatial_scale)
-    dtype = _compute_type(bases)
+    dtype = compute_type(bases)
     rois = rois.detach().to(dtype)
     boxes = rois[:, 1:] * spatial_scale
     # torchvision reads outside the map where a coordinate is not finite; such a sample counts as zero here.
@@ -35,7 +36,7 @@ def blend(bases: Tensor, rois: Tensor, attn: Tensor, spatial_scale: float, outpu
 
 def spatial_attention(input: Tensor, weight: Tensor) -> Tensor:
     """Mean and maximum, convolution, sigmoid, product; see `pentamask.ops.spatial_attention`."""
-    features = input.to(_compute_type(input))
+    features = input.to(compute_type(input))
     maps = torch.cat((features.mean(dim=1, keepdim=True), features.max(dim=1, keepdim=True).values), dim=1)
     gate = F.conv2d(maps, weight.to(features.dtype), padding=weight.shape[-1] // 2).sigmoid()
     return (features * gate).to(input.dtype)
@@ -61,7 +62,7 @@ def ms_deform_attn(
 
     Reads no size on the host, so it traces and exports with symbolic shapes.
     """
-    dtype = _compute_type(value)
+    dtype = compute_type(value)
     locations, weights, features = sampling_locations.to(dtype), attention_weights.to(dtype), value.to(dtype)
     batch, queries, heads, levels, points, _ = locations.shape
     features = F.pad(features, (0, 0, 0, 0, 0, 1))  # one token of zeros, for the pixels outside

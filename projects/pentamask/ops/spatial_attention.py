@@ -14,7 +14,8 @@ def spatial_attention(input: Tensor, weight: Tensor) -> Tensor:
 
     gate = sigmoid(conv(cat(mean, max), weight)), zero padded; the result is `input` times the gate. As in the released
     code, and unlike the formula, the mean comes first. The maximum's gradient goes to the lowest channel that attains
-    it. Differentiable in both; float32, float64, float16 and bfloat16; 16 bit is summed in float32.
+    it. Differentiable in both; float32, float64, float16 and bfloat16; 16 bit is summed in float32, and
+    its gate kept in float32 for the gradients, as the slope gate * (1 - gate) of a rounded gate near 1 has no digits.
 
     Args:
         input: (N, C, H, W) features of N regions, contiguous or channels-last; the result has the same layout.
@@ -40,7 +41,7 @@ def _empty(input: Tensor) -> Tensor:
 def _fake_forward(input: Tensor, weight: Tensor, with_argmax: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     gate_shape = (input.shape[0], 1, input.shape[2], input.shape[3])
     argmax = input.new_empty(gate_shape if with_argmax else (0,), dtype=torch.int64)
-    return _empty(input), input.new_empty(gate_shape), argmax
+    return _empty(input), input.new_empty(gate_shape, dtype=reference.compute_type(input)), argmax
 
 
 def _fake_backward(
