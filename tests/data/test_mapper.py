@@ -150,3 +150,14 @@ def test_the_config_decides(record):
     mapper = MaskDatasetMapper(cfg, is_train=True)
     assert mapper.recompute_boxes and mapper.target_maker is None
     assert mapper(record)["instances"].has("gt_masks")
+
+
+def test_proposals_follow_the_augmentation(record):
+    """Detectron2's precomputed proposals, best first and of these the wanted number."""
+    boxes, logits = [[0.0, 0, 30, 20], [30, 20, 60, 40], [0, 0, 60, 40]], [3.0, 2.0, 1.0]
+    record |= {"proposal_boxes": np.array(boxes), "proposal_objectness_logits": np.array(logits)}
+    record["proposal_bbox_mode"] = BoxMode.XYXY_ABS
+    mapper = _mapper([T.Resize((80, 120))], precomputed_proposal_topk=2)
+    proposals = mapper(record)["proposals"]
+    assert proposals.proposal_boxes.tensor.tolist() == [[0, 0, 60, 40], [60, 40, 120, 80]]
+    assert proposals.objectness_logits.tolist() == [3, 2]

@@ -53,6 +53,14 @@ def test_smallest_box_wins_and_the_first_on_ties():
     assert (labels[3] == 0).all() and (labels[:, 3] == 0).all()
 
 
+def test_areas_are_width_times_height():
+    """24 x 20 is less than 28 x 20, whatever the boxes' corners; the other box would win by any mixture of them."""
+    labels, _, _ = assign([[2.0, 2.0, 30.0, 22.0], [8.0, 0.0, 32.0, 20.0]], [0, 1], radius=None)
+    assert (labels[:2, 1:] == 1).all()
+    labels, _, _ = assign([[2.0, 2.0, 22.0, 30.0], [0.0, 8.0, 20.0, 32.0]], [0, 1], radius=None)
+    assert (labels[1:, :2] == 1).all()
+
+
 @pytest.mark.parametrize("limits, inside", [((16.0, 20.0), True), ((20.0, 64.0), True), ((20.5, 64.0), False)])
 def test_level_range_is_inclusive_on_both_sides(limits, inside):
     # At (12, 12) the largest distance is exactly 20.
