@@ -16,7 +16,7 @@ _COCO_LIMIT = 100  # detections of an image that count
 class MaskScoreCOCOEvaluator(COCOEvaluator):
     """Detectron2's `COCOEvaluator`, except that mask AP ranks instances by `mask_scores` where they have them.
 
-    Box AP and everything else go by `scores`. Results on disk hold "score" and "mask_score". As in centermask2's
+    Box AP and everything else go by `scores`. Results on disk hold "score" and "mask_score". As in its authors'
     released code, the first instance of the data set decides whether there are mask scores. It also evaluates the
     things of "standard" panoptic sets, at which the parent stops, and annotations that lack what can be filled in.
     All predictions count where an image has more than COCO's 100, unless `max_dets_per_image` is given.

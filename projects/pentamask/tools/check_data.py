@@ -1,6 +1,6 @@
 """Look at datasets before training: what train_net checks, and every picture.
 
-python -m pentamask.tools.check_data --config-file MaskRCNN/R_50_FPN_1x.yaml [--output samples] [KEY VALUE ...]
+python -m pentamask.tools.check_data --config-file FCOS/R_50_1x.yaml [--output samples] [KEY VALUE ...]
 python -m pentamask.tools.check_data --dataset shapes_train
 """
 
