@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pentamask.checkpoint.files import read_checkpoint
 from pentamask.engine.checks import BadInput
+from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 from pentamask.engine.step import load_batch
@@ -81,8 +82,10 @@ def _tensors(output: object) -> list[Tensor]:
 
 
 def cli() -> None:
-    """The command line."""
-    main(get_parser().parse_args())
+    """The command line; an error ends in one line on stderr and exit status 1."""
+    args = add_debug_flag(get_parser(), "replay_batch").parse_args()
+    with reported_errors("replay_batch", debug=args.debug):
+        main(args)
 
 
 if __name__ == "__main__":

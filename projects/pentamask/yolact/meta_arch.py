@@ -215,7 +215,7 @@ class YOLACT(nn.Module):
         """The raw predictions from the levels of the backbone, finest first."""
         levels = list(features.values())
         outputs = HeadOutputs(*(at_least_float32(x) for x in self.prediction_head(levels)))
-        level_sizes = tuple(tuple(level.shape[-2:]) for level in levels)
+        level_sizes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
         priors = prior_boxes(
             level_sizes, self.anchor_scales, self.aspect_ratios, self.image_size, self.square_anchors
         ).to(outputs.loc)
