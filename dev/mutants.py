@@ -147,7 +147,7 @@ def test_runs(root: Path, file: Path) -> Iterator[list[str]]:
     if (root / mirror).exists():
         yield [str(mirror)]
     yield [f"tests/{folder}", f"--deselect={mirror}"]
-    yield ["tests/test_defaults.py"]
+    yield ["tests/test_defaults.py", "tests/test_initialisation.py"]
     cases = root / "tests/reference/cases" / CASES.get(folder, folder)
     if cases.exists():
         yield ["tests/reference", f"--cases={cases}"]
