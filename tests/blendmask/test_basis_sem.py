@@ -51,6 +51,9 @@ def test_a_prepared_file_is_used_instead(tmp_path):
     (tmp_path / "coco/thing_train2017").mkdir(parents=True)
     np.savez_compressed(tmp_path / "coco/thing_train2017/1.npz", mask=np.full((6, 8), 7, np.uint8))
     assert (load_basis_sem(record, "coco") == 7).all()
+    np.savez(tmp_path / "coco/thing_train2017/1.npz", mask=np.array([{}]))  # objects, which loading would run
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        load_basis_sem(record, "coco")
 
 
 @pytest.mark.parametrize(
