@@ -10,6 +10,7 @@ from pentamask import add_pentamask_config
 from pentamask.blendmask import BasisModule, Blender
 from pentamask.centermask import MaskIoUHead
 from pentamask.fcos import FCOS, FCOSHead
+from pentamask.mask_rcnn import FCNMaskHead, MLPMaskHead
 from pentamask.yolact.inference import Postprocessor
 from pentamask.yolact.losses import YolactLoss
 
@@ -25,6 +26,8 @@ POOLED = ShapeSpec(channels=256, height=14, width=14)
         (BasisModule, [LEVELS]),
         (Blender, [LEVELS]),
         (MaskIoUHead, [POOLED]),
+        (FCNMaskHead, [POOLED]),
+        (MLPMaskHead, [POOLED]),
         (YolactLoss, []),
         (Postprocessor, []),
     ],

@@ -45,6 +45,11 @@ def test_the_rois_size_is_cut_to_whole_pixels():
     torch.testing.assert_close(share, torch.tensor([0.5], dtype=torch.float64))
 
 
+def test_an_object_without_area_lies_outside():
+    share = inside_shares(BitMasks(torch.zeros(1, 8, 8)), torch.tensor([[0.0, 0, 8, 8]]))
+    torch.testing.assert_close(share, torch.tensor([1e-10], dtype=torch.float64))
+
+
 def test_masks_of_another_type_are_refused():
     with pytest.raises(TypeError, match="PolygonMasks or BitMasks, got Tensor"):
         inside_shares(torch.zeros(1, 4, 4), torch.zeros(1, 4))

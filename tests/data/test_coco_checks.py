@@ -111,6 +111,25 @@ def test_what_is_mended_is_counted(changes, note):
     assert findings.errors == [] and note in findings.notes
 
 
+@pytest.mark.parametrize(("number", "mistakes"), [(2, 0), (3, 1)])
+def test_boxes_of_which_most_reach_out_are_a_mistake(number, mistakes):
+    coco = _coco()
+    for annotation in coco["annotations"][:number]:
+        annotation["bbox"] = [50, 5, 20, 10]
+    errors = check_coco(coco, train=True, masks=True).errors
+    assert len(errors) == mistakes and all("most boxes reach out of their images" in error for error in errors)
+
+
+def test_boxes_given_by_two_corners_are_one_mistake():
+    """Also where they reach out of their images if taken for corner and size."""
+    coco = _coco()
+    for annotation in coco["annotations"]:
+        annotation["segmentation"] = [[40, 20, 55, 20, 55, 35, 40, 35]]
+        annotation["bbox"] = [40, 20, 55, 35]
+    (error,) = check_coco(coco, train=True, masks=True).errors
+    assert '"bbox" that seems to be x1, y1, x2, y2' in error
+
+
 def test_the_whole_file():
     def errors(train: bool = True, **parts) -> list[str]:
         coco = {key: value for key, value in (_coco() | parts).items() if value is not None}
