@@ -161,3 +161,15 @@ def test_proposals_follow_the_augmentation(record):
     proposals = mapper(record)["proposals"]
     assert proposals.proposal_boxes.tensor.tolist() == [[0, 0, 60, 40], [60, 40, 120, 80]]
     assert proposals.objectness_logits.tolist() == [3, 2]
+
+
+def test_augmentations_see_which_boxes_are_crowds(record):
+    seen = {}
+
+    class Spy(T.Augmentation):
+        def get_transform(self, image, boxes, crowd):
+            seen.update(boxes=boxes.tolist(), crowd=crowd.tolist())
+            return T.NoOpTransform()
+
+    _mapper([Spy()])(record)
+    assert seen == {"boxes": [[10, 5, 30, 25], [40, 0, 60, 10]], "crowd": [False, True]}
