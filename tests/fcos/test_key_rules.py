@@ -14,6 +14,8 @@ from pentamask.fcos.key_rules import FCOS_KEY_RULES
         ("backbone.body.layer2.0.downsample.1.bias", "backbone.bottom_up.res3.0.shortcut.norm.bias"),
         ("backbone.body.layer4.2.bn3.weight", "backbone.bottom_up.res5.2.conv3.norm.weight"),
         ("backbone.fpn.fpn_inner2.bias", "backbone.fpn_lateral3.bias"),
+        ("backbone.fpn.fpn_inner4.weight", "backbone.fpn_lateral5.weight"),
+        ("backbone.fpn.fpn_layer2.bias", "backbone.fpn_output3.bias"),
         ("backbone.fpn.fpn_layer4.weight", "backbone.fpn_output5.weight"),
         ("backbone.fpn.top_blocks.p7.weight", "backbone.top_block.p7.weight"),
         ("rpn.head.centerness.weight", "proposal_generator.fcos_head.ctrness.weight"),
