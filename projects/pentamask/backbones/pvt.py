@@ -78,7 +78,7 @@ class DepthwiseConv(nn.Module):
 
 
 class MLP(nn.Module):
-    """Feed-forward layer with a depthwise convolution, which is what tells positions apart."""
+    """Feed-forward layer with a depthwise convolution, which makes positions known."""
 
     def __init__(self, channels: int, hidden_channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Detectron2's ResNet with deformable blocks that run on every device, in every n-th block if wished."""
+"""Detectron2's ResNet with deformable blocks that run on every device, optionally in every n-th block only."""
 
 import torch
 import torch.nn.functional as F

@@ -10,7 +10,7 @@ from pentamask.checkpoint.torch_files import load_torch
 
 
 def read_checkpoint(filename: str) -> dict[str, Any]:
-    """Read a local `.pkl`, `.safetensors` or torch file, running nothing that stands in it.
+    """Read a local `.pkl`, `.safetensors` or torch file, running nothing contained in it.
 
     Returns:
         The weights (names to arrays or tensors) under "model", beside them what else the file holds and Detectron2

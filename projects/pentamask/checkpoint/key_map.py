@@ -169,7 +169,7 @@ class _Match:
     """What a file has of a model.
 
     Attributes:
-        expected: names of the model's entries, without those that say nothing.
+        expected: names of the model's entries, without those that carry no information.
         fits: names with the right shape, misshaped: with another one, unknown: in the file only.
     """
 

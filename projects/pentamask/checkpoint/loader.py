@@ -138,7 +138,7 @@ class PentamaskCheckpointer(DetectionCheckpointer):
             file.write(last_filename_basename.encode())
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Resume from the newest whole checkpoint in the folder if that is wanted and there is one, else load `path`.
+        """Resume from the newest whole checkpoint in the folder if asked for and if there is one, else load `path`.
 
         Raises:
             CheckpointError: as `load`; or there are checkpoints, but the training cannot go on from any of them.
@@ -268,7 +268,7 @@ def _written_at_once(path: str) -> Iterator[IO[bytes]]:
 
 
 def load_completely(model: nn.Module, path: str) -> None:
-    """Load `path` into `model`, where training from a backbone or with other classes is not wanted.
+    """Load `path` into `model`, where training from a backbone or with other classes is not meant.
 
     Raises:
         CheckpointNotFoundError: there is no such file.

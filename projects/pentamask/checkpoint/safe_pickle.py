@@ -1,4 +1,4 @@
-"""Reading pickles: arrays, strings, numbers and containers; nothing that could run code, or take for ever.
+"""Reading pickles: arrays, strings, numbers and containers; nothing that could run code, or take forever.
 
 Python's own `pickle._Unpickler` does the reading: unlike the compiled one it can be kept from allocating what a file
 only announces.
@@ -27,7 +27,7 @@ class UnsafePickleError(ValueError):
 
 
 def load_pickle(path: str) -> Any:
-    """Read a model file of Detectron2's or Caffe2's zoo without running anything that stands in it.
+    """Read a model file of Detectron2's or Caffe2's zoo without running anything contained in it.
 
     Args:
         path: a `.pkl` file, in any pickle protocol, from Python 2 or 3 and any numpy.

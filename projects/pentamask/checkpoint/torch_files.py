@@ -25,7 +25,7 @@ _LEGACY_PICKLES = 5  # magic number, version, system, the object, keys of the st
 def load_torch(path: str) -> Any:
     """Read a local file of `torch.save`, in its zip or its older format, as tensors, arrays and containers.
 
-    The environment's TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD has no say in this.
+    The environment's TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD does not change this.
 
     Raises:
         ValueError: the file is damaged, asks for anything else, or for more memory or time than its size explains.

@@ -1,4 +1,4 @@
-"""Finds what a user got wrong before training starts, and says it in one readable error."""
+"""Finds what a user got wrong before training starts, and reports it in one readable error."""
 
 import difflib
 import json
@@ -35,7 +35,7 @@ def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
 
     Args:
         cfg: the whole config.
-        resume: --resume; a checkpoint in OUTPUT_DIR then stands in for MODEL.WEIGHTS.
+        resume: --resume; a checkpoint in OUTPUT_DIR then replaces MODEL.WEIGHTS.
         eval_only: --eval-only; DATASETS.TRAIN is not used.
 
     Raises:

@@ -42,7 +42,7 @@ def reported_errors(name: str, *, debug: bool = False) -> Iterator[None]:
 
     Args:
         name: of the tool.
-        debug: show the traceback, too.
+        debug: also show the traceback.
     """
     try:
         yield

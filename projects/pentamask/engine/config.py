@@ -1,4 +1,4 @@
-"""`pentamask.engine.load_config` under its name of before, for scripts that import it."""
+"""`pentamask.engine.load_config` under its former name, for scripts that import it."""
 
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 

@@ -1,4 +1,4 @@
-"""Values in a config that nothing can be built from, or that would be passed over or fail late."""
+"""Values in a config that nothing can be built from, or that would be ignored or fail late."""
 
 import re
 import traceback
@@ -145,7 +145,7 @@ def building_errors(cfg: CfgNode | DictConfig) -> Iterator[None]:
 
 
 def keys_of(message: str, values: Mapping[str, Any]) -> list[str]:
-    """Those of `values` whose value, or an element of it, stands in a message; of numbers only the conspicuous."""
+    """The `values` whose value, or an element of it, occurs in a message; numbers only if they are conspicuous."""
     words = set(re.findall(r"[\w.+-]+", message))
     if not re.fullmatch(r"\d+", message):
         words = {word for word in words if not re.fullmatch(r"[\d.]+", word)}

@@ -214,7 +214,7 @@ def learns_masks(cfg: DictConfig) -> bool:
 
 
 def _build_loader(cfg: DictConfig, split: str) -> Any:
-    """Make the loader `cfg.dataloader[split]`; what is wrong with its datasets is said as for YAML configs."""
+    """Make the loader `cfg.dataloader[split]`; what is wrong with its datasets is reported as for YAML configs."""
     names = dataset_names(cfg, split)
     for name in names:
         check_registered(name, f"dataloader.{split}.dataset.names")

@@ -59,7 +59,7 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
 
 
 def check_overrides(overrides: list[str]) -> None:
-    """Raise `BadInput` if flags stand among the overrides, where they would be taken for keys."""
+    """Raise `BadInput` if there are flags among the overrides, where they would be taken for keys."""
     flags = [word for word in overrides if word.startswith("--")]
     if flags:
         raise BadInput(f"{' '.join(flags)} must stand before the config's keys and values, which end the command line.")

@@ -1,4 +1,4 @@
-"""Says what was going on when a training stopped being finite."""
+"""Reports what was being trained on when a loss stopped being finite."""
 
 from typing import Any
 

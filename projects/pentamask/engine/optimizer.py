@@ -78,7 +78,7 @@ def build_adamw(
 
 
 def _refuse_ignored(node: CfgNode) -> None:
-    """Raise `ValueError` for settings that Detectron2's optimizer would pass over."""
+    """Raise `ValueError` for settings that Detectron2's optimizer would ignore."""
     if node.BACKBONE_MULTIPLIER != 1.0 or len(node.LR_MULTIPLIERS):
         raise ValueError('SOLVER.BACKBONE_MULTIPLIER and SOLVER.LR_MULTIPLIERS need SOLVER.OPTIMIZER "ADAMW".')
     if node.CLIP_GRADIENTS.ENABLED and node.CLIP_GRADIENTS["CLIP_TYPE"] == "full_model":

@@ -1,4 +1,4 @@
-"""Tries evaluation and training on little data, so that what they lack is said before the training."""
+"""Tries evaluation and training on little data, so that whatever is missing is reported before training."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def rehearse_evaluation(name: str, evaluator: DatasetEvaluator, loader: Iterable
         model: trained or not. In place of its instances, of which there may be none, one fills the picture.
 
     Returns:
-        The names of the metrics, as "segm/AP", as far as one picture gives them.
+        The names of those metrics that one picture gives, such as "segm/AP".
 
     Raises:
         BadInput: the model or the evaluation fails; names the dataset and the reason.
@@ -66,7 +66,7 @@ def rehearse_evaluation(name: str, evaluator: DatasetEvaluator, loader: Iterable
 
 
 def rehearse_training(model: nn.Module, loader: Iterable) -> None:
-    """Compute the losses of the first batch, so that data and model that do not fit are said before the training.
+    """Compute the losses of the first batch, so that data that do not fit the model are reported before training.
 
     Args:
         model: as trained; its buffers are afterwards what they were.

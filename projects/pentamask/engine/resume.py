@@ -1,4 +1,4 @@
-"""Hooks with which a killed training goes on as if nothing had happened."""
+"""Hooks that let a killed training continue as if nothing had happened."""
 
 import logging
 import os
@@ -92,7 +92,7 @@ def add_resume_hooks(
         model, loader: see `RunState`.
         checkpointer: of the training.
         max_to_keep: newest checkpoints to keep; 0 keeps all.
-        best_metric: whose best checkpoint is kept besides, as "segm/AP"; "" for none.
+        best_metric: metric whose best checkpoint is also kept, such as "segm/AP"; "" for none.
         ema: the average of the weights, if there is to be one.
         evaluate: what `EvalHook` calls.
     """
@@ -109,7 +109,7 @@ def add_resume_hooks(
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Detectron2's, which counts files of before a resume among `max_to_keep`, and completes a finished run."""
+    """Detectron2's, which counts files from before a resume among `max_to_keep`, and completes a finished run."""
 
     checkpointer: PentamaskCheckpointer
 
@@ -127,7 +127,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's, which keeps the best model of before a resume, too; the file has its value under "best_metric"."""
+    """Detectron2's, which also keeps the best model from before a resume; its file has its value as "best_metric"."""
 
     def before_train(self) -> None:
         file = os.path.join(self._checkpointer.save_dir, f"{BEST_PREFIX}.pth")
@@ -156,7 +156,7 @@ def complete_last_line(path: str) -> None:
 
 
 def resume_or_load(trainer: TrainerBase, checkpointer: PentamaskCheckpointer, weights: str, *, resume: bool) -> int:
-    """Resume in the checkpointer's folder if that is wanted and possible, else load `weights`.
+    """Resume in the checkpointer's folder if that is asked for and possible, otherwise load `weights`.
 
     Returns:
         The iteration to start with.

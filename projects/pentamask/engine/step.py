@@ -1,4 +1,4 @@
-"""One training step: in mixed precision on any device, and passed over when a loss is not finite."""
+"""One training step: in mixed precision on any device, and skipped when a loss is not finite."""
 
 import logging
 import os
@@ -77,7 +77,7 @@ class StepTrainer(SimpleTrainer):
         try:
             with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
                 losses = self.model(batch)
-        except FloatingPointError as error:  # found within the model, which ends other processes, too
+        except FloatingPointError as error:  # found within the model, which also ends the other processes
             if comm.get_world_size() > 1:
                 raise
             losses = {str(error): torch.tensor(float("nan"), device=self.device)}

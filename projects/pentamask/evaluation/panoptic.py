@@ -19,7 +19,7 @@ from PIL import Image
 class PanopticEvaluator(COCOPanopticEvaluator):
     """Detectron2's `COCOPanopticEvaluator`, except that data without things, or without stuff, has NaN for them.
 
-    Segments of the ground truth that lack "iscrowd" are none, and those that lack "area" are measured.
+    Ground-truth segments without "iscrowd" are not crowds, and the area of those without "area" is measured.
     """
 
     _metadata: Any

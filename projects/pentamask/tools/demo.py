@@ -54,8 +54,8 @@ def get_parser() -> argparse.ArgumentParser:
     source.add_argument("--ground-truth", metavar="DATASET", help="images of a registered dataset, beside their truth")
     parser.add_argument("--output", metavar="FILE_OR_DIR", help="where to save; without it a window opens")
     parser.add_argument("--confidence-threshold", type=_score, default=0.5, help="lowest score of an instance to show")
-    parser.add_argument("--save-json", metavar="FILE", help="write what is found in COCO's format of results, too")
-    parser.add_argument("--save-masks", metavar="DIR", help="write a PNG of each instance, or of all segments, too")
+    parser.add_argument("--save-json", metavar="FILE", help="also write what is found, in COCO's format of results")
+    parser.add_argument("--save-masks", metavar="DIR", help="also write a PNG of each instance, or of all segments")
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,

@@ -42,7 +42,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def setup_lazy(args: argparse.Namespace) -> DictConfig:
-    """As `setup` for a LazyConfig file; raises likewise."""
+    """As `setup`, with the same errors, for a LazyConfig file."""
     cfg = load_lazy_config(args.config_file, args.opts)
     check_lazy_values(cfg)
     output_dir = cfg.train.output_dir
