@@ -1,14 +1,23 @@
-"""The CPU kernels over hostile inputs, forward and backward; dev/run_asan.py runs this under AddressSanitizer.
+"""The kernels over hostile inputs, forward and backward, for the sanitizers: dev/run_asan.py, test_cuda_emulated.py.
 
-Loads the library that PENTAMASK_OPS_LIBRARY names, without the Python package, so that no other copy is in the process.
+Loads the library that PENTAMASK_OPS_LIBRARY names, without the Python package, so that no other copy is in the process;
+PENTAMASK_OPS_NAMESPACE is what it registers under. PENTAMASK_OPS_EVERY=n takes one case of n.
 """
 
 import itertools
 import os
+from collections.abc import Iterator
 
 import torch
 
+OPS = getattr(torch.ops, os.environ.get("PENTAMASK_OPS_NAMESPACE", "pentamask"))
+EVERY = int(os.environ.get("PENTAMASK_OPS_EVERY", "1"))
 NUMBERS = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 3e38, -0.0, 0.5, 1.0, -2.0, 2147483648.0]
+
+
+def choices(*values: list) -> Iterator[tuple]:
+    """Every combination, or one of EVERY."""
+    return itertools.islice(itertools.product(*values), 0, None, EVERY)
 
 
 def poison(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
@@ -20,7 +29,7 @@ def poison(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 def deform(rng: torch.Generator, dtype: torch.dtype) -> None:
     layouts = [[(5, 4), (2, 3)], [(1, 1)], [(0, 7), (3, 2)], [(1, 3), (4, 0), (2, 2), (1, 5)]]
-    cases = itertools.product(layouts, [1, 3, 4, 8, 16, 20, 33, 64], [1, 3, 5], [(1, 1), (2, 37), (0, 3), (1, 0)])
+    cases = choices(layouts, [1, 3, 4, 8, 16, 20, 33, 64], [1, 3, 5], [(1, 1), (2, 37), (0, 3), (1, 0)])
     for sizes, channels, points, (batch, queries) in cases:
         shapes = torch.tensor(sizes)
         areas = shapes.prod(1)
@@ -30,23 +39,23 @@ def deform(rng: torch.Generator, dtype: torch.dtype) -> None:
         locations = poison(torch.rand(*shape, 2, generator=rng, dtype=dtype) * 3 - 1, rng)
         weights = torch.rand(shape, generator=rng, dtype=dtype)
         args = (value, shapes, starts, locations, weights)
-        out = torch.ops.pentamask.ms_deform_attn(*args)
-        grads = torch.ops.pentamask.ms_deform_attn_backward(torch.randn(out.shape, dtype=dtype), *args)
+        out = OPS.ms_deform_attn(*args)
+        grads = OPS.ms_deform_attn_backward(torch.randn(out.shape, dtype=dtype), *args)
         assert all(bool(tensor.isfinite().all()) for tensor in (out, *grads)), (
             "a location that is not finite left a trace"
         )
 
 
 def blend(rng: torch.Generator, dtype: torch.dtype) -> None:
-    for maps, (height, width), attn_size, size, instances in itertools.product(
+    for maps, (height, width), attn_size, size, instances in choices(
         [1, 4, 5], [(1, 1), (9, 7), (1, 20), (30, 150)], [1, 7, 30], [1, 23, 56], [0, 1, 6]
     ):
         bases = torch.randn(2, maps, height, width, generator=rng, dtype=dtype)
         boxes = poison(torch.rand(instances, 4, generator=rng, dtype=dtype) * 8 * width - 2 * width, rng)
         rois = torch.cat((torch.randint(2, (instances, 1), generator=rng).to(dtype), boxes), dim=1)
         attn = torch.randn(instances, maps, attn_size, attn_size, generator=rng, dtype=dtype)
-        out = torch.ops.pentamask.blend(bases, rois, attn, 0.25, size)
-        grads = torch.ops.pentamask.blend_backward(torch.randn(out.shape, dtype=dtype), bases, rois, attn, 0.25, size)
+        out = OPS.blend(bases, rois, attn, 0.25, size)
+        grads = OPS.blend_backward(torch.randn(out.shape, dtype=dtype), bases, rois, attn, 0.25, size)
         assert all(bool(tensor.isfinite().all()) for tensor in (out, *grads)), (
             "a coordinate that is not finite left a trace"
         )
@@ -54,14 +63,14 @@ def blend(rng: torch.Generator, dtype: torch.dtype) -> None:
 
 def spatial_attention(rng: torch.Generator, dtype: torch.dtype) -> None:
     sizes = [(1, 1), (14, 14), (3, 50), (0, 4)]
-    for regions, channels, (height, width), kernel in itertools.product([0, 1, 5], [1, 2, 37], sizes, [3, 7]):
+    for regions, channels, (height, width), kernel in choices([0, 1, 5], [1, 2, 37], sizes, [3, 7]):
         for layout in (torch.contiguous_format, torch.channels_last):
             features = poison(torch.randn(regions, channels, height, width, generator=rng, dtype=dtype), rng)
             features = features.contiguous(memory_format=layout)
             weight = torch.randn(1, 2, kernel, kernel, generator=rng, dtype=dtype)
-            out, gate, argmax = torch.ops.pentamask._spatial_attention_forward(features, weight)
+            out, gate, argmax = OPS._spatial_attention_forward(features, weight)
             assert argmax.numel() == 0 or (int(argmax.min()) >= 0 and int(argmax.max()) < channels)
-            torch.ops.pentamask.spatial_attention_backward(torch.randn_like(out), features, weight, gate, argmax)
+            OPS.spatial_attention_backward(torch.randn_like(out), features, weight, gate, argmax)
 
 
 def main() -> None:

@@ -77,6 +77,23 @@ SMALL = {
     "ms_deform_attn": lambda: deform_args([(6, 7), (3, 4)], 2, 9, 3, 8, 4),
 }
 
+CASES = [
+    ("blend", blend_args(1, 4, (50, 84), 20, 14, 56)),
+    ("blend", blend_args(2, 4, (34, 46), 12, 7, 56)),
+    ("blend", blend_args(3, 1, (1, 9), 4, 1, 5)),
+    ("blend", blend_args(1, 7, (20, 3), 6, 20, 17)),
+    ("spatial_attention", sam_args(8, 64, (14, 14))),
+    ("spatial_attention", sam_args(3, 1, (1, 1))),
+    ("spatial_attention", sam_args(2, 37, (5, 40), kernel=7)),
+    ("ms_deform_attn", deform_args([(100, 167), (50, 84), (25, 42), (13, 21)], 1, 50, 8, 32, 4)),
+    ("ms_deform_attn", deform_args([(8, 10), (4, 5)], 2, 200, 4, 16, 4)),
+    ("ms_deform_attn", deform_args([(7, 9), (1, 3), (1, 1)], 2, 11, 3, 20, 3)),
+    *(
+        ("ms_deform_attn", deform_args([(5, 4), (2, 3)], 1, 60, 2, d, p))
+        for d, p in [(1, 1), (3, 9), (4, 4), (8, 10), (64, 2)]
+    ),
+]
+
 
 def cast(name: str, args: tuple, dtype: torch.dtype, device: str = "cpu") -> tuple:
     """Features in `dtype`; coordinates stay float32 unless `dtype` is float64."""
@@ -102,3 +119,26 @@ def assert_near(actual: list[Tensor], exact: list[Tensor], tolerance: float) -> 
     for a, b in zip(actual, exact, strict=True):
         scale = b.abs().max().item() if b.numel() else 1.0
         torch.testing.assert_close(a.double().cpu(), b.cpu(), rtol=0, atol=tolerance * max(scale, 1e-30))
+
+
+# Height, width and first token of a level that does not lie inside 54 tokens.
+OUTSIDE_LEVELS = [
+    (1000, 1000, 2**63 - 1),  # start + height * width overflows 64 bit
+    (100_000, 100_000, 0),  # row * width overflows 32 bit
+    (2**32 + 3, 2**32 + 4, 0),  # 3 x 4 in 32 bit
+    (2**32, 2**32, 0),  # no token at all in 64 bit
+    (-3, -4, 0),
+    (3, 4, -1),
+    (3, 4, 43),
+]
+
+
+def outside_level(height: int, width: int, start: int) -> tuple[tuple, list[Tensor]]:
+    """Arguments of which the first of two levels is wrong; result and gradients if its pixels are zeros."""
+    value, _, _, locations, weights = deform_args([(6, 7), (3, 4)], 1, 7, 2, 4, 2)
+    args = (value, torch.tensor([(height, width), (3, 4)]), torch.tensor([start, 42]), locations, weights)
+    right = (value, torch.tensor([(6, 7), (3, 4)]), torch.tensor([0, 42]), locations, weights.clone())
+    right[4][:, :, :, 0] = 0
+    expected = run(reference.ms_deform_attn, cast("ms_deform_attn", right, torch.float64), (0, 3, 4))
+    expected[3][:, :, :, 0] = 0
+    return args, expected

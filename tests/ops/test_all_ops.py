@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from op_samples import DEVICES, OPS, SMALL, assert_near, blend_args, cast, deform_args, needs_cuda, run, sam_args
+from op_samples import CASES, DEVICES, OPS, SMALL, assert_near, blend_args, cast, deform_args, needs_cuda, run, sam_args
 from torch import Tensor
 
 from pentamask.ops import has_compiled_ops
@@ -12,23 +12,6 @@ from pentamask.ops import has_compiled_ops
 pytestmark = pytest.mark.skipif(not has_compiled_ops(), reason="the compiled ops are not built")
 names = pytest.mark.parametrize("name", OPS)
 devices = pytest.mark.parametrize("device", DEVICES)
-
-CASES = [
-    ("blend", blend_args(1, 4, (50, 84), 20, 14, 56)),
-    ("blend", blend_args(2, 4, (34, 46), 12, 7, 56)),
-    ("blend", blend_args(3, 1, (1, 9), 4, 1, 5)),
-    ("blend", blend_args(1, 7, (20, 3), 6, 20, 17)),
-    ("spatial_attention", sam_args(8, 64, (14, 14))),
-    ("spatial_attention", sam_args(3, 1, (1, 1))),
-    ("spatial_attention", sam_args(2, 37, (5, 40), kernel=7)),
-    ("ms_deform_attn", deform_args([(100, 167), (50, 84), (25, 42), (13, 21)], 1, 50, 8, 32, 4)),
-    ("ms_deform_attn", deform_args([(8, 10), (4, 5)], 2, 200, 4, 16, 4)),
-    ("ms_deform_attn", deform_args([(7, 9), (1, 3), (1, 1)], 2, 11, 3, 20, 3)),
-    *(
-        ("ms_deform_attn", deform_args([(5, 4), (2, 3)], 1, 60, 2, d, p))
-        for d, p in [(1, 1), (3, 9), (4, 4), (8, 10), (64, 2)]
-    ),
-]
 
 
 @devices
