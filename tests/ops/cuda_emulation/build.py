@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sysconfig
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -54,19 +53,28 @@ def rewritten(change: tuple[str, str, str] | None) -> dict[str, str]:
     return sources
 
 
+def digest_of(*parts: str) -> str:
+    """A short name for these texts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def once(target: Path, command: list[str]) -> Path:
+    """Make `target` with `command`, to which its name is appended, unless it is there."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".{os.getpid()}")  # so that nobody finds half of it
+        subprocess.run([*command, "-o", str(partial)], check=True)
+        partial.rename(target)
+    return target
+
+
 def compile_object(source: Path, sources: dict[str, str]) -> Path:
     """Compile one file, unless its object was made from the same texts."""
     flags = KERNEL if source.suffix == ".cu" else []
     headers = [text for name, text in sources.items() if name.endswith((".h", ".cuh"))]
     parts = [torch.__version__, *HOST, *flags, source.read_text(), (HERE / "emulation.h").read_text(), *headers]
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    target = BUILD / "objects" / f"{source.stem}.{digest}.o"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(f".{os.getpid()}")
-        subprocess.run([*HOST, *flags, "-c", str(source), "-o", str(partial)], check=True)
-        partial.rename(target)
-    return target
+    command = [*HOST, *flags, "-c", str(source)]
+    return once(BUILD / "objects" / f"{source.stem}.{digest_of(*parts)}.o", command)
 
 
 def build(change: tuple[str, str, str] | None = None) -> Path:
@@ -76,20 +84,12 @@ def build(change: tuple[str, str, str] | None = None) -> Path:
         change: a file below csrc, a text that stands in it once, and what to put in its place: to plant a bug.
     """
     sources = rewritten(change)
-    digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:16]
-    folder = BUILD / digest
+    folder = BUILD / digest_of(*sources.values())
     for name, text in sources.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     files = [folder / name for name in sources if name.endswith((".cpp", ".cu"))]
-    objects = [compile_object(file, sources) for file in [*files, HERE / "emulation.cpp"]]
-    return link(objects, folder / "emulated.so")
-
-
-def link(objects: Iterable[Path], library: Path) -> Path:
-    """Link, with what AddressSanitizer knows left to the process that loads the library."""
-    if not library.exists():
-        libraries = [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10", "-lubsan"]
-        command = ["g++", "-shared", *map(str, objects), *libraries, "-o", str(library)]
-        subprocess.run(command, check=True)
-    return library
+    objects = [str(compile_object(file, sources)) for file in [*files, HERE / "emulation.cpp"]]
+    # What AddressSanitizer knows is left to the process that loads the library.
+    command = ["g++", "-shared", *objects, f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10", "-lubsan"]
+    return once(BUILD / f"emulated.{digest_of(*command)}.so", command)
