@@ -15,8 +15,8 @@ def register_input_check(model: nn.Module) -> None:
     Args:
         model: takes Detectron2's list of input dicts. The number of channels is that of its `pixel_mean`.
     """
-    if not hasattr(model, "_input_check"):
-        model._input_check = model.register_forward_pre_hook(_check_call)  # type: ignore[assignment]
+    if _check_call not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_check_call)
 
 
 def _check_call(model: nn.Module, args: tuple) -> None:
