@@ -128,3 +128,11 @@ def test_class_names_of_the_test_set(tmp_path):
         for name in {train, same, *others} & set(DatasetCatalog):
             DatasetCatalog.remove(name)
             MetadataCatalog.pop(name)
+
+
+def test_rle_masks_that_polygons_cannot_hold_are_found_before_training(shapes):
+    options = ["INPUT.MASK_FORMAT", "polygon", "DATALOADER.NUM_WORKERS", "0"]
+    cfg = load_config("configs/shapes/BlendMask_R_50_thin.yaml", options)
+    with pytest.raises(BadInput, match=r"masks that are RLE, which INPUT.MASK_FORMAT 'polygon' cannot hold"):
+        Trainer.build_train_loader(cfg)
+    assert len(Trainer.build_test_loader(cfg, "shapes_val")) == 6  # a test set may have either

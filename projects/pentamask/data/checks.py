@@ -27,7 +27,7 @@ class DatasetError(ValueError):
 
 
 @contextmanager
-def checked_datasets(names: Sequence[str], *, train: bool, masks: bool, pictures: bool = True) -> Iterator[None]:
+def checked_datasets(names: Sequence[str], *, train: bool, masks: str, pictures: bool = True) -> Iterator[None]:
     """Within, registered datasets are checked as soon as they are loaded.
 
     What is mended or left out is logged, one line for each kind.
@@ -35,7 +35,7 @@ def checked_datasets(names: Sequence[str], *, train: bool, masks: bool, pictures
     Args:
         names: of the datasets.
         train: whether they are to be learnt from.
-        masks: whether every object needs a mask.
+        masks: "polygon" or "bitmask", what the objects' masks are to become, which then all need one; "" for no need.
         pictures: whether some of the pictures are opened.
 
     Raises:
@@ -54,7 +54,7 @@ def checked_datasets(names: Sequence[str], *, train: bool, masks: bool, pictures
 
 
 def _checked(
-    name: str, load: Callable[[], list[dict]], *, train: bool, masks: bool, pictures: bool
+    name: str, load: Callable[[], list[dict]], *, train: bool, masks: str, pictures: bool
 ) -> Callable[[], list[dict]]:
     """The function of a registered dataset, with checks."""
     metadata = MetadataCatalog.get(name)
@@ -141,7 +141,7 @@ def report(name: str, source: str | None, findings: Findings) -> None:
         raise DatasetError(f"Dataset {name!r} ({source}) has mistakes:\n{listed}")
 
 
-def check_records(records: list[dict], metadata: Metadata, *, masks: bool) -> Findings:
+def check_records(records: list[dict], metadata: Metadata, *, masks: str) -> Findings:
     """Check Detectron2's records of images with "annotations", for datasets that no COCO file describes."""
     findings = Findings()
     images, annotations = {}, []

@@ -15,13 +15,13 @@ _TOLERANCE = 2.0  # pixels by which a box and the extent of its mask may differ
 _TEXT = "(text and number are different)"
 
 
-def check_coco(coco: dict, *, train: bool, masks: bool) -> Findings:
+def check_coco(coco: dict, *, train: bool, masks: str) -> Findings:
     """Check the contents of a COCO file of instances, before anything was dropped from it.
 
     Args:
         coco: with "images", "categories" and, except for test data without labels, "annotations".
         train: whether it is to be learnt from, so that there must be something to learn.
-        masks: whether every object needs a mask.
+        masks: "polygon" or "bitmask", what the objects' masks are to become, which then all need one; "" for no need.
     """
     findings = Findings()
     parts: dict[str, Any] = {key: coco.get(key) for key in ("images", "categories", "annotations")}
@@ -126,8 +126,8 @@ def _check_flags(table: AnnotationTable, findings: Findings, *, train: bool) -> 
             findings.notes.append(f"{message} find")
 
 
-def check_shapes(table: AnnotationTable, findings: Findings, *, masks: bool) -> None:
-    """Check boxes and masks; with `masks`, every object, crowds excepted, must have one."""
+def check_shapes(table: AnnotationTable, findings: Findings, *, masks: str) -> None:
+    """Check boxes and masks; with `masks`, every object but crowds must have one that fits (see `check_coco`)."""
     segmentations = [a.get("segmentation") for a in table.annotations]
     # An array of Detectron2's own format cannot be asked for its truth.
     has_mask = np.array([s is not None and (isinstance(s, np.ndarray) or bool(s)) for s in segmentations], dtype=bool)
@@ -136,6 +136,10 @@ def check_shapes(table: AnnotationTable, findings: Findings, *, masks: bool) -> 
         unmasked = np.flatnonzero(~has_mask & ~is_crowd)
         which = "none of the annotations has" if not has_mask.any() else f"{len(unmasked)} annotations do not have"
         findings.error(f'{which} a mask ("segmentation"), which this model learns: annotate them', unmasked, table.name)
+    if masks == "polygon":
+        encoded = [i for i, s in enumerate(segmentations) if isinstance(s, dict) and not is_crowd[i]]
+        what = "masks that are RLE, which INPUT.MASK_FORMAT 'polygon' cannot hold: set INPUT.MASK_FORMAT bitmask"
+        findings.error(f"{what} (LazyConfig: the mapper's instance_mask_format)", encoded, table.name)
     extents = np.full((len(segmentations), 4), np.nan)
     by_type: dict[type, list[int]] = {list: [], dict: [], np.ndarray: []}
     others: list[int] = []

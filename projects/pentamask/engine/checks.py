@@ -116,8 +116,15 @@ def check_num_gpus(num_gpus: int) -> None:
         raise BadInput(f"--num-gpus {num_gpus}: this machine has {torch.cuda.device_count()} usable GPUs.")
 
 
+def mask_format(cfg: CfgNode, split: str) -> str:
+    """What the masks of the "train" or "test" datasets become, as `checked_datasets` takes it."""
+    if not cfg.MODEL.MASK_ON:
+        return ""
+    return cfg.INPUT.MASK_FORMAT if split == "train" else "bitmask"
+
+
 @contextmanager
-def checked_loading(names: Sequence[str], *, train: bool, masks: bool, pictures: bool = True) -> Iterator[None]:
+def checked_loading(names: Sequence[str], *, train: bool, masks: str, pictures: bool = True) -> Iterator[None]:
     """Within, datasets are checked when they are loaded, by one process of each machine.
 
     Args:
@@ -180,7 +187,7 @@ def check_dataset_files(names: Iterable[str]) -> None:
                 raise BadInput(f"Dataset {name!r}: {field} {path} does not exist. {_datasets_folder()}")
 
 
-def check_class_names(train: Sequence[str], others: Sequence[str], *, masks: bool) -> None:
+def check_class_names(train: Sequence[str], others: Sequence[str], *, masks: str) -> None:
     """Check that datasets number their classes as the first training set does; those that are not complete are loaded.
 
     Args:

@@ -139,7 +139,7 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
     logging.getLogger("detectron2").info("Model:\n%s", model)
     with building_errors(cfg):
         trainer = _build_trainer(cfg, model)
-    check_class_names(dataset_names(cfg, "train"), dataset_names(cfg, "test"), masks=learns_masks(cfg))
+    check_class_names(dataset_names(cfg, "train"), dataset_names(cfg, "test"), masks=lazy_mask_format(cfg, "test"))
     rehearse_lazy(cfg, model)
     rehearse_training(model, trainer.data_loader)
     results: dict[str, Any] = {}
@@ -208,9 +208,14 @@ def dataset_names(cfg: DictConfig, split: str) -> list[str]:
     return list(names) if isinstance(names, ListConfig) else [names]
 
 
-def learns_masks(cfg: DictConfig) -> bool:
-    """Whether the training data of `cfg` needs masks."""
-    return OmegaConf.select(cfg, "dataloader.train.mapper.use_instance_mask", default=True)
+def lazy_mask_format(cfg: DictConfig, split: str) -> str:
+    """As `mask_format` for a LazyConfig."""
+    mapper = cfg.dataloader.train.mapper
+    if not mapper.get("use_instance_mask", True):
+        return ""
+    # A mapper that says nothing leaves masks to its target maker, which takes either.
+    kept = split == "train" and "use_instance_mask" in mapper
+    return mapper.get("instance_mask_format", "polygon") if kept else "bitmask"
 
 
 def _build_loader(cfg: DictConfig, split: str) -> Any:
@@ -218,7 +223,7 @@ def _build_loader(cfg: DictConfig, split: str) -> Any:
     names = dataset_names(cfg, split)
     for name in names:
         check_registered(name, f"dataloader.{split}.dataset.names")
-    with checked_loading(names, train=split == "train", masks=learns_masks(cfg)):
+    with checked_loading(names, train=split == "train", masks=lazy_mask_format(cfg, split)):
         loader = instantiate(cfg.dataloader[split])
     check_dataset_files(names)
     check_lazy_class_counts(cfg, names)

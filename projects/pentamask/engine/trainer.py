@@ -18,7 +18,13 @@ from torch import nn
 from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.loader import build_train_loader
 from pentamask.data.mapper import MaskDatasetMapper
-from pentamask.engine.checks import check_class_counts, check_dataset_files, checked_loading, dataset_errors
+from pentamask.engine.checks import (
+    check_class_counts,
+    check_dataset_files,
+    checked_loading,
+    dataset_errors,
+    mask_format,
+)
 from pentamask.engine.ema import EMAHook
 from pentamask.engine.launch import distribute
 from pentamask.engine.loss_report import LossReport
@@ -120,7 +126,7 @@ class Trainer(DefaultTrainer):
             BadInput: the data cannot be loaded, or has another number of classes than the model.
         """
         mapper = MaskDatasetMapper(cfg, is_train=True)
-        with checked_loading(cfg.DATASETS.TRAIN, train=True, masks=cfg.MODEL.MASK_ON):
+        with checked_loading(cfg.DATASETS.TRAIN, train=True, masks=mask_format(cfg, "train")):
             loader = build_train_loader(cfg, mapper=mapper)
         check_dataset_files(cfg.DATASETS.TRAIN)
         check_class_counts(cfg, cfg.DATASETS.TRAIN)
@@ -129,7 +135,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         """Detectron2's loader of one dataset for inference with `MaskDatasetMapper`; raises as `build_train_loader`."""
-        with checked_loading([dataset_name], train=False, masks=cfg.MODEL.MASK_ON):
+        with checked_loading([dataset_name], train=False, masks=mask_format(cfg, "test")):
             loader = build_detection_test_loader(cfg, dataset_name, mapper=MaskDatasetMapper(cfg, is_train=False))
         check_dataset_files([dataset_name])
         check_class_counts(cfg, [dataset_name])

@@ -21,9 +21,9 @@ from pentamask.data.mapper import add_missing_boxes
 from pentamask.data.panoptic_checks import check_panoptic
 from pentamask.data.picture_checks import PictureSummary, check_pictures
 from pentamask.data.pictures import read_record_picture
-from pentamask.engine.checks import BadInput, check_registered, checked_loading
+from pentamask.engine.checks import BadInput, check_registered, checked_loading, mask_format
 from pentamask.engine.command_line import add_debug_flag, reported_errors
-from pentamask.engine.lazy import dataset_names, learns_masks, load_lazy_config
+from pentamask.engine.lazy import dataset_names, lazy_mask_format, load_lazy_config
 from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.visualize.predictions import with_class_names
 
@@ -64,27 +64,28 @@ def main(args: argparse.Namespace) -> None:
     print("Nothing is wrong with the data.")
 
 
-def _datasets(args: argparse.Namespace) -> list[tuple[str, bool, bool]]:
-    """Names, whether they are for training, and whether they need masks."""
+def _datasets(args: argparse.Namespace) -> list[tuple[str, bool, str]]:
+    """Names, whether they are for training, and what their masks become, see `checked_datasets`."""
     if args.dataset:
-        return [(name, True, False) for name in args.dataset]
+        return [(name, True, "") for name in args.dataset]
     config_file = find_config_file(args.config_file)
     if config_file.endswith(".py"):
         cfg = load_lazy_config(config_file, args.opts)
-        splits, masks = {split: dataset_names(cfg, split) for split in ("train", "test")}, learns_masks(cfg)
+        splits = {split: (dataset_names(cfg, split), lazy_mask_format(cfg, split)) for split in ("train", "test")}
     else:
         cfg = load_config(config_file, args.opts)
-        splits, masks = {"train": cfg.DATASETS.TRAIN, "test": cfg.DATASETS.TEST}, cfg.MODEL.MASK_ON
-    return [(name, split == "train", masks) for split, names in splits.items() for name in names]
+        named = {"train": cfg.DATASETS.TRAIN, "test": cfg.DATASETS.TEST}
+        splits = {split: (names, mask_format(cfg, split)) for split, names in named.items()}
+    return [(name, split == "train", masks) for split, (names, masks) in splits.items() for name in names]
 
 
-def check_dataset(name: str, *, train: bool, masks: bool, output: str | None = None, samples: int = 12) -> None:
+def check_dataset(name: str, *, train: bool, masks: str, output: str | None = None, samples: int = 12) -> None:
     """Check one dataset and print what is in it.
 
     Args:
         name: of a registered dataset.
         train: whether it is to be learnt from.
-        masks: whether every object needs a mask.
+        masks: see `checked_datasets`.
         output: folder for NAME.png with sample pictures; None draws none.
         samples: how many.
 

@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
-from pentamask.engine.checks import check_class_names, check_config, check_weights
+from pentamask.engine.checks import check_class_names, check_config, check_weights, mask_format
 from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.config_checks import building_errors, check_lazy_values, check_values
 from pentamask.engine.launch import launch
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> dict:
     with building_errors(cfg):
         trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    check_class_names(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, masks=cfg.MODEL.MASK_ON)
+    check_class_names(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, masks=mask_format(cfg, "test"))
     Trainer.rehearse_test(cfg, trainer.model)
     rehearse_training(trainer.model, trainer.data_loader)
     if cfg.TEST.AUG.ENABLED:
