@@ -25,11 +25,12 @@ def test_yaml_runs_nothing_whoever_reads_it(tmp_path: Path, marker: Path) -> Non
     )
     (tmp_path / "mine.yaml").write_text("_BASE_: base.yaml\n")
     (tmp_path / "list.yaml").write_text("_BASE_: [tag.yaml, base.yaml]\n")
+    (tmp_path / "x.jpg").touch()
     for name in ("base.yaml", "mine.yaml", "list.yaml"):
         file = str(tmp_path / name)
         for tool, parser, words in (
             (train_net.main, default_argument_parser(), ["--config-file", file]),
-            (demo.main, demo.get_parser(), ["--config-file", file, "--input", "x.jpg"]),
+            (demo.main, demo.get_parser(), ["--config-file", file, "--input", str(tmp_path / "x.jpg")]),
             (convert_weights.main, convert_weights.get_parser(), ["a.pth", "b.pth", "--model", file]),
         ):
             with pytest.raises(BadInput, match=r"the tag .*os\.system is refused|keys and values of a config"):

@@ -31,6 +31,7 @@ def test_counts_and_samples(shapes, tmp_path, capsys, form):
 @pytest.mark.parametrize("config", ["shapes/MaskRCNN_R_50_thin.yaml", "MaskRCNN/R_50_FPN_1x.py"])
 def test_the_sets_of_a_config(shapes, capsys, config):
     lazy = ["dataloader.train.dataset.names=shapes_train", "dataloader.test.dataset.names=[shapes_val]"]
+    lazy += ["dataloader.train.mapper.instance_mask_format=bitmask"]
     _run("--config-file", config, *(lazy if config.endswith(".py") else []))
     printed = capsys.readouterr().out
     assert "shapes_train: " in printed and "shapes_val: " in printed

@@ -112,7 +112,6 @@ def test_values_that_nothing_can_be_done_with(tiny, tmp_path, key):
         (BLENDMASK, "SOLVER.LR_SCHEDULER_NAME Cosine", "Look at SOLVER.LR_SCHEDULER_NAME Cosine."),
         (BLENDMASK, "SOLVER.WARMUP_METHOD sine", "Look at SOLVER.WARMUP_METHOD sine."),
         (BLENDMASK, "INPUT.MASK_FORMAT rle", "The first batch cannot be trained on: AssertionError: rle"),
-        (BLENDMASK, "INPUT.MASK_FORMAT polygon", "set INPUT.MASK_FORMAT bitmask"),
         (BLENDMASK, "INPUT.RANDOM_FLIP diagonal", "At least one of horiz or vert has to be True"),
         (BLENDMASK, "INPUT.CROP.ENABLED True INPUT.CROP.SIZE [2.0,2.0]", "Crop size is larger than image size"),
     ],
