@@ -205,6 +205,29 @@ def test_every_lazy_config_trains_and_is_evaluated(lazy, tmp_path, name):
     assert saved["iteration"] == 1 and saved["model"].keys() == saved_keys(lazy(name))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_lazy_training_resumes_exactly(lazy, tmp_path, name):
+    words = [*lazy(name), "train.max_iter=4", "train.checkpointer.period=2"]
+    _run(*words)
+    out = tmp_path / "out"
+    whole = torch.load(out / "model_final.pth")["model"]
+    for lost in ("model_final.pth", "model_0000003.pth", "last_checkpoint"):
+        (out / lost).unlink()
+    _run("--resume", *words)
+    again = torch.load(out / "model_final.pth")["model"]
+    assert all(torch.equal(again[key], whole[key]) for key in whole)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_lazy_training_and_evaluation_in_bfloat16(lazy, tmp_path, name):
+    precision = ["train.amp.enabled=True", "train.amp.precision=bf16"]
+    precision += ["train.test_amp.enabled=True", "train.test_amp.precision=bf16", "train.model_ema.enabled=True"]
+    results = _run(*lazy(name), *precision)
+    assert {"bbox", "segm", "bbox_EMA", "segm_EMA"} <= set(results)
+    weights = torch.load(tmp_path / "out" / "model_final_ema.pth")["model"]
+    assert all(value.isfinite().all() and value.dtype != torch.bfloat16 for value in weights.values())
+
+
 def saved_keys(words: list[str]) -> set[str]:
     """Parameters and buffers of the model that the words describe."""
     return instantiate(load_lazy_config(find_config_file(words[1]), words[2:]).model).state_dict().keys()
