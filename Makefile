@@ -12,8 +12,9 @@ PACKAGES := torch torchvision numpy scipy shapely pillow opencv-python-headless 
 UNPACKED := --no-deps --only-binary=:all: --python-version 3.10 --implementation cp --abi none --upgrade \
     --target $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") sal-detectron2 panopticapi-lite
 
-# Threads that wait sleep, whatever imports torch first; see projects/pentamask/__init__.py.
+# Threads that wait sleep soon, whatever imports torch first; see projects/pentamask/__init__.py.
 export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: demo test lint cuda asan model-zoo versions
 

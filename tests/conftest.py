@@ -15,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # authors_files.py, checkpoint_s
 _DATASETS = tempfile.mkdtemp(prefix="pentamask_tests_")
 atexit.register(shutil.rmtree, _DATASETS, ignore_errors=True)
 os.environ["DETECTRON2_DATASETS"] = _DATASETS
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `import pentamask` does, for tests that import torch first
+if "OMP_WAIT_POLICY" not in os.environ:  # as `import pentamask` does, for tests that import torch first
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @pytest.fixture(scope="session")
