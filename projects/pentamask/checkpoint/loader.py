@@ -127,14 +127,14 @@ class PentamaskCheckpointer(DetectionCheckpointer):
         states = {key: checkpointed.state_dict() for key, checkpointed in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        with _written_at_once(path) as file:
+        with written_at_once(path) as file:
             torch.save({"model": self.model.state_dict(), **states, **kwargs}, file)
         if not name.startswith(BEST_PREFIX):
             self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the last checkpoint into the file "last_checkpoint"; raises as `save`."""
-        with _written_at_once(os.path.join(self.save_dir, "last_checkpoint")) as file:
+        with written_at_once(os.path.join(self.save_dir, "last_checkpoint")) as file:
             file.write(last_filename_basename.encode())
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def _optimizer_settings(state: Any) -> list[tuple[int, bool, bool]]:
 
 
 @contextlib.contextmanager
-def _written_at_once(path: str) -> Iterator[IO[bytes]]:
+def written_at_once(path: str) -> Iterator[IO[bytes]]:
     """A file to write to, which takes the place of `path` when everything is on the disk.
 
     Raises:

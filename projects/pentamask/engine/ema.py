@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from pentamask.checkpoint.loader import written_at_once
+
 EMA_FILE = "model_final_ema.pth"
 
 
@@ -50,7 +52,8 @@ class EMAHook(HookBase):
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter and comm.is_main_process():
-            torch.save({"model": self.model.state_dict()}, os.path.join(self._output_dir, EMA_FILE))
+            with written_at_once(os.path.join(self._output_dir, EMA_FILE)) as file:
+                torch.save({"model": self.model.state_dict()}, file)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights, and how many were averaged."""

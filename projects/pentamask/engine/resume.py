@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from pentamask.checkpoint.files import read_checkpoint
-from pentamask.checkpoint.loader import BEST_PREFIX, PentamaskCheckpointer
+from pentamask.checkpoint.loader import BEST_PREFIX, PentamaskCheckpointer, written_at_once
 from pentamask.data.loader import ResumableLoader, seed_everything
 from pentamask.engine.ema import EMAHook
 
@@ -121,8 +121,8 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         resumed_from = self.checkpointer.resumed_from
         if self.trainer.start_iter >= self.trainer.max_iter and resumed_from not in (None, final):
             # Nothing is left to train, but the final file was not written or is broken.
-            shutil.copyfile(resumed_from, final + ".writing")
-            os.replace(final + ".writing", final)
+            with open(resumed_from, "rb") as source, written_at_once(final) as file:
+                shutil.copyfileobj(source, file)
             self.checkpointer.tag_last_checkpoint(os.path.basename(final))
 
 
