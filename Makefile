@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-warn-conflicts -c $(CONSTRAINTS)
 PACKAGES := torch torchvision numpy scipy shapely pillow opencv-python-headless matplotlib pycocotools fvcore iopath omegaconf \
     hydra-core yacs tabulate cloudpickle tqdm tensorboard protobuf termcolor black packaging 'setuptools>=70.1' ninja safetensors pytest
+# What the extras of setup.py bring, and what tests them.
+OPTIONAL := onnx onnxscript onnxruntime openvino supervision gradio jinja2 mkdocs 'mkdocstrings[python]' faster-coco-eval hotcoco \
+    nbclient ipykernel playwright
 # Detectron2 in the package index: pure Python, but its wheel is tagged for one Python and asks for numpy < 2, as
 # panopticapi does; both work with numpy 2, so they are unpacked without their requirements.
 UNPACKED := --no-deps --only-binary=:all: --python-version 3.10 --implementation cp --abi none --upgrade \
@@ -21,7 +24,7 @@ export GOMP_SPINCOUNT ?= 1000
 demo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.train_demo
 
-test: $(VENV)/.built
+test: $(VENV)/.built $(VENV)/.browser
 	$(BIN)/python -m pytest -rfEs
 
 lint: $(VENV)/.lint $(VENV)/.packages
@@ -55,9 +58,15 @@ $(VENV)/.lint: $(VENV)/.venv $(CONSTRAINTS)
 
 $(VENV)/.packages: $(VENV)/.venv $(CONSTRAINTS)
 	@echo "Installing PyTorch, Detectron2 and their requirements in $(VENV): this takes some minutes, once."
-	@$(PIP) $(PACKAGES)
+	@$(PIP) $(PACKAGES) $(OPTIONAL)
 	@$(PIP) $(UNPACKED)
 	@rm -f $(VENV)/lib/python*/site-packages/detectron2/_C*.so
+	@touch $@
+
+# The tests of pages need Debian's Chromium, or any that is on the PATH as `chromium`.
+$(VENV)/.browser: $(VENV)/.venv
+	@command -v chromium > /dev/null || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium fonts-dejavu-core > /dev/null) || echo "NOTICE: no chromium, so the tests of pages will fail."
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.packages setup.py pyproject.toml $(shell find csrc -type f ! -name '*.md')

@@ -20,6 +20,14 @@ from setuptools import find_packages, setup
 # Neither errno nor floating-point traps are read; with both off, compilers vectorise floor, min/max and float -> int.
 HOST_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 LIMITED_API = ["-DPy_LIMITED_API=0x030A0000"]  # Python 3.10's: one binary for that and every later one
+# What single tools need beyond that; each says so in one line when it is missing.
+EXTRAS = {
+    "onnx": ["onnx", "onnxscript>=0.7", "onnxruntime>=1.25"],
+    "report": ["jinja2"],
+    "web": ["gradio"],
+    "track": ["supervision"],
+    "docs": ["mkdocs", "mkdocstrings[python]"],
+}
 
 
 def asked(*names: str) -> bool:
@@ -147,6 +155,7 @@ setup(
     python_requires=">=3.10",
     # PyTorch, torchvision and Detectron2 are chosen by the user; `import pentamask` says how to get them.
     install_requires=["scipy", "shapely"],
+    extras_require=EXTRAS,
     package_dir={"": "projects"},
     packages=find_packages("projects"),
     package_data={
