@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import CfgNode
 
-from pentamask.common import add_defaults, derive, ignore_keys
+from pentamask.common import add_defaults, derive, ignore_keys, vector_of_sizes
 
 # Stands for AdelaiDet and centermask2: claims their names, and sets their keys in Detectron2's own defaults.
 ADET = """
@@ -83,3 +84,10 @@ def test_ignored_key_may_be_set_and_registered_twice() -> None:
     ignore_keys(node, "B")
     node.merge_from_list(["B", 3, "A", 2])
     assert node == CfgNode({"A": 2})
+
+
+def test_vector_of_sizes_follows_a_traced_input() -> None:
+    like = torch.zeros((), dtype=torch.float64)
+    assert torch.equal(vector_of_sizes([3, 5], like), torch.tensor([3.0, 5.0], dtype=torch.float64))
+    traced = torch.jit.trace(lambda x: vector_of_sizes(x.shape, like), torch.ones(2, 3))
+    assert torch.equal(traced(torch.ones(7, 4)), torch.tensor([7.0, 4.0], dtype=torch.float64))

@@ -1,7 +1,7 @@
 """The few helpers that every part of pentamask may use: registration, config keys, precision, means over processes."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -117,6 +117,17 @@ def check_pooler(key: str, pooler: ROIPooler | None, in_features: list[str], sha
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32 if it has a shorter type: scores, boxes, losses and sums over masks lose too much in 16 bit."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def vector_of_sizes(sizes: Sequence[Any], like: Tensor) -> Tensor:
+    """Heights and widths as a vector (n,) in the type and on the device of `like`.
+
+    Unlike `like.new_tensor(sizes)` it follows the input of a model that is traced, where sizes are
+    tensors, or exported, where they are symbols.
+    """
+    if all(type(size) is int for size in sizes):
+        return like.new_tensor(sizes)
+    return torch.stack([like.new_zeros(()) + size for size in sizes])
 
 
 def reduce_mean(value: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from torchvision.ops import batched_nms, nms
 
 from pentamask.yolact import cross_class_fast_nms, fast_nms
 from pentamask.yolact import nms as implementation
-from pentamask.yolact.nms import greedy_nms
+from pentamask.yolact.nms import fast_nms_of_fixed_size, greedy_nms
 
 # Three boxes in a row, each overlapping its neighbours by an IoU of 0.6: greedy NMS keeps the first and the last.
 CHAIN = torch.tensor([[0.0, 0, 1, 1], [0.25, 0, 1.25, 1], [0.5, 0, 1.5, 1]])
@@ -45,6 +45,22 @@ def test_many_boxes_give_the_same(monkeypatch):
     expected = fast_nms(boxes, scores, 0.4, top_k=40)
     monkeypatch.setattr(implementation, "_MANY", 0)
     assert all(map(torch.equal, fast_nms(boxes, scores, 0.4, top_k=40), expected))
+
+
+@pytest.mark.parametrize("n", [0, 3, 300])
+def test_fixed_sizes_give_the_same(n):
+    boxes, scores = random_boxes(n, 5)
+    boxes[:20, 2:] = boxes[:20, :2]  # no area
+    expected = fast_nms(boxes, scores, 0.4, top_k=40)
+    assert all(map(torch.equal, fast_nms_of_fixed_size(boxes, scores, 0.4, top_k=40), expected))
+
+
+def test_fixed_sizes_leave_out_negative_scores():
+    boxes, scores = random_boxes(60, 3)
+    index, classes, kept = fast_nms(boxes[:50], scores[:, :50], 0.4)
+    scores[:, 50:] = -1.0
+    found = fast_nms_of_fixed_size(boxes, scores, 0.4)
+    assert all(map(torch.equal, found, (index, classes, kept)))
 
 
 def test_keeps_a_part_of_what_greedy_nms_keeps():

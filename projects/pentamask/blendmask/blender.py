@@ -120,7 +120,9 @@ class Blender(nn.Module):
         attention = torch.cat([detection.top_feat for detection in detections])
         rois = convert_boxes_to_pooler_format([detection.pred_boxes for detection in detections])
         logits = self.mask_logits(bases, rois, attention)
-        counts = [len(detection) for detection in detections]
+        counts = [
+            detection.top_feat.shape[0] for detection in detections
+        ]  # len() would be a constant of a traced model
         for detection, masks in zip(detections, logits.sigmoid()[:, None].split(counts)):
             detection.pred_masks = masks
             detection.remove("top_feat")

@@ -141,7 +141,7 @@ class CenterROIHeads(ROIHeads):
         classes = cat([x.pred_classes for x in instances])
         ious = self.maskiou_head(pooled, cat([x.pred_masks for x in instances]))
         ious = ious[torch.arange(len(classes), device=classes.device), classes]
-        for x, ious_per_image in zip(instances, ious.split([len(x) for x in instances])):
+        for x, ious_per_image in zip(instances, ious.split([x.scores.shape[0] for x in instances])):
             x.mask_scores = x.scores * ious_per_image
 
     def _mask_losses(self, features: dict[str, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def softmax_mask_inference(logits: Tensor, instances: list[Instances]) -> None:
     """
     classes = cat([x.pred_classes for x in instances])
     probs = logits.softmax(dim=1)[torch.arange(len(classes), device=classes.device), classes][:, None]
-    for x, masks in zip(instances, probs.split([len(x) for x in instances])):
+    for x, masks in zip(instances, probs.split([x.pred_classes.shape[0] for x in instances])):
         x.pred_masks = masks
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pentamask.common import vector_of_sizes
 from pentamask.ops import ms_deform_attn
 
 
@@ -17,20 +18,23 @@ class Memory:
     Attributes:
         tokens: (N, S, C), S the sum of h * w over the L levels.
         shapes: (h, w) of each level.
-        padding: (N, S) bool, True where the batch's padding lies.
+        padding: (N, S) bool, True where the batch's padding lies; None if there is none.
         valid_ratios: (N, L, 2) float32, share of columns and of rows that are no padding.
     """
 
     tokens: Tensor
     shapes: list[tuple[int, int]]
-    padding: Tensor
+    padding: Tensor | None
     valid_ratios: Tensor
 
     def image(self, n: int, num_levels: int) -> tuple[Tensor, list[tuple[int, int]]]:
         """Image `n` without its padding: tokens (S', C) and shapes of the first `num_levels` levels."""
+        if self.padding is None:
+            shapes = self.shapes[:num_levels]
+            return self.tokens[n, : sum(h * w for h, w in shapes)], shapes
         tokens, shapes, start = [], [], 0
         for (h, w), (columns, rows) in zip(self.shapes[:num_levels], self.valid_ratios[n].tolist()):
-            shapes.append((round(rows * int(h)), round(columns * int(w))))  # tensors while the model is traced
+            shapes.append((round(rows * h), round(columns * w)))
             level = self.tokens[n, start : start + h * w].unflatten(0, (h, w))
             tokens.append(level[: shapes[-1][0], : shapes[-1][1]].flatten(0, 1))
             start += h * w
@@ -74,12 +78,15 @@ class MultiScaleDeformableAttention(nn.Module):
             (N, Q, C).
         """
         layout = (self.num_heads, self.num_levels, self.num_points)
-        value = self.value_proj(memory.tokens).masked_fill(memory.padding[..., None], 0.0)
+        value = self.value_proj(memory.tokens)
+        if memory.padding is not None:
+            value = value.masked_fill(memory.padding[..., None], 0.0)
         offsets = self.sampling_offsets(query).unflatten(2, (*layout, 2))
         weights = (
             self.attention_weights(query).unflatten(2, (self.num_heads, -1)).softmax(dim=-1).unflatten(3, layout[1:])
         )
-        shapes = torch.as_tensor(memory.shapes, device=query.device)
+        long = torch.zeros((), dtype=torch.int64, device=query.device)
+        shapes = vector_of_sizes([size for shape in memory.shapes for size in shape], long).unflatten(0, (-1, 2))
         starts = F.pad(shapes.prod(dim=1).cumsum(dim=0)[:-1], (1, 0))
         references = references[:, :, None, :, None]
         if references.shape[-1] == 2:

@@ -9,6 +9,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from torch import Tensor, nn
 
+from pentamask.common import vector_of_sizes
+
 from .deformable_attention import FeedForward, Memory, MultiScaleDeformableAttention, init_transformer
 
 
@@ -99,17 +101,18 @@ class DeformableEncoder(nn.Module):
             "dropout": node.DROPOUT,
         }
 
-    def forward(self, features: Sequence[Tensor], padding: Tensor) -> Memory:
+    def forward(self, features: Sequence[Tensor], padding: Tensor | None = None) -> Memory:
         """
         Args:
             features: backbone maps (N, C_l, h_l, w_l).
-            padding: (N, H, W) bool at the size of the images, True where a batch's smaller images were filled up.
+            padding: (N, H, W) bool at the size of the images, True where a batch's smaller images were filled up;
+                None if none was.
 
         Returns:
             The encoded levels: those of the backbone and one more.
         """
         maps = self.neck(features)
-        masks = [F.interpolate(padding[:, None].float(), x.shape[-2:])[:, 0] > 0 for x in maps]
+        masks = [_padding_at(x, padding) for x in maps]
         positions = [
             sine_positions(mask, x.shape[1]).to(x.dtype) + embed
             for x, mask, embed in zip(maps, masks, self.level_embeds)
@@ -117,7 +120,7 @@ class DeformableEncoder(nn.Module):
         memory = Memory(
             tokens=torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1),
             shapes=[tuple(x.shape[-2:]) for x in maps],
-            padding=torch.cat([mask.flatten(1) for mask in masks], dim=1),
+            padding=None if padding is None else torch.cat([mask.flatten(1) for mask in masks], dim=1),
             valid_ratios=torch.stack([_valid_ratios(mask) for mask in masks], dim=1),
         )
         all_positions = torch.cat([x.flatten(1, 2) for x in positions], dim=1)
@@ -125,6 +128,13 @@ class DeformableEncoder(nn.Module):
         for layer in self.layers:
             memory.tokens = layer(all_positions, references, memory)
         return memory
+
+
+def _padding_at(x: Tensor, padding: Tensor | None) -> Tensor:
+    """`padding` (N, H, W) at the size of a map (N, C, h, w)."""
+    if padding is None:
+        return torch.zeros_like(x[:, 0], dtype=torch.bool)
+    return F.interpolate(padding[:, None].float(), x.shape[-2:])[:, 0] > 0
 
 
 def sine_positions(padding: Tensor, channels: int) -> Tensor:
@@ -162,6 +172,6 @@ def _cell_centres(memory: Memory) -> Tensor:
         rows = torch.arange(h, dtype=torch.float32, device=device) + 0.5
         columns = torch.arange(w, dtype=torch.float32, device=device) + 0.5
         grid = torch.stack([columns.expand(h, w), rows[:, None].expand(h, w)], dim=-1).flatten(0, 1)
-        size = memory.valid_ratios[:, level] * torch.tensor([w, h], dtype=torch.float32, device=device)
+        size = memory.valid_ratios[:, level] * vector_of_sizes([w, h], grid)
         centres.append(grid / size[:, None])
     return torch.cat(centres, dim=1)[:, :, None] * memory.valid_ratios[:, None]

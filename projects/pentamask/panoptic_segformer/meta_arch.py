@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, clip_boxes_to_image
 
 from pentamask.checkpoint.key_map import register_key_rules
-from pentamask.common import at_least_float32, register
+from pentamask.common import at_least_float32, register, vector_of_sizes
 from pentamask.data.panoptic import PanopticLabels, find_metadata
 from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount
@@ -200,9 +200,11 @@ class PanopticSegFormer(nn.Module):
 
     def encode(self, images: ImageList) -> tuple[Memory, Locations]:
         """Everything before the mask decoders, for the whole batch."""
-        padding = torch.ones((len(images), *images.tensor.shape[-2:]), dtype=torch.bool, device=self.device)
-        for n, (height, width) in enumerate(images.image_sizes):
-            padding[n, :height, :width] = False
+        padded_size, padding = images.tensor.shape[-2:], None
+        if any((height, width) != tuple(padded_size) for height, width in images.image_sizes):
+            padding = torch.ones((len(images), *padded_size), dtype=torch.bool, device=self.device)
+            for n, (height, width) in enumerate(images.image_sizes):
+                padding[n, :height, :width] = False
         features = self.backbone(images.tensor)
         memory = self.encoder([features[name] for name in self.in_features], padding)
         return memory, self.location_decoder(memory)
@@ -319,9 +321,10 @@ class PanopticSegFormer(nn.Module):
 def output_boxes(boxes: Tensor, image_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
     """(n, 4) cxcywh in 0-1 -> xyxy in pixels of the output, cut off at the image's border."""
     (height, width), (out_height, out_width) = image_size, output_size
-    pixels = box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([width, height, width, height])
-    scale = [out_width / width, out_height / height]
-    return clip_boxes_to_image(pixels, image_size) * boxes.new_tensor(scale + scale)
+    size = vector_of_sizes([width, height], boxes)
+    pixels = box_convert(boxes, "cxcywh", "xyxy") * size.repeat(2)
+    scale = vector_of_sizes([out_width, out_height], boxes) / size
+    return clip_boxes_to_image(pixels, image_size) * scale.repeat(2)
 
 
 def instances_from_masks(scored: ScoredMasks, boxes: Tensor, labels: Tensor) -> Instances:

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from pentamask.common import check_choice
+from pentamask.common import check_choice, vector_of_sizes
 
 from .anchors import decode_boxes
 from .mask_networks import MaskIoUNet
@@ -160,16 +160,19 @@ class Postprocessor:
 
 def whole_pixels(boxes: Tensor, height: int, width: int) -> Tensor:
     """Relative boxes (n, 4) in pixels: each corner is kept within the picture on its own side only, and truncated."""
-    scaled = boxes * boxes.new_tensor([width, height, width, height])
+    size = vector_of_sizes([width, height], boxes)
+    scaled = boxes * size.repeat(2)
     low = torch.minimum(scaled[:, :2], scaled[:, 2:]).clamp(min=0)
-    high = torch.minimum(torch.maximum(scaled[:, :2], scaled[:, 2:]), scaled.new_tensor([width, height]))
+    high = torch.minimum(torch.maximum(scaled[:, :2], scaled[:, 2:]), size)
     return torch.cat((low, high), dim=1).trunc()
 
 
 def _upsample(masks: Tensor, height: int, width: int) -> Tensor:
     """(n, h, w) probabilities -> (n, height, width) bool."""
+    # A traced model has a fixed number of parts.
+    masks_at_a_time = masks.shape[0] if torch.jit.is_tracing() else _MASKS_AT_A_TIME
     parts = [
         F.interpolate(part[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0] > 0.5
-        for part in masks.split(_MASKS_AT_A_TIME)
+        for part in masks.split(masks_at_a_time)
     ]
     return torch.cat(parts)

@@ -6,6 +6,7 @@ K: classes without background; n: boxes.
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
@@ -35,6 +36,8 @@ def fast_nms(
     Returns:
         index (m,) int64 into `boxes`, classes (m,) int64 and scores (m,), in descending order of score.
     """
+    if torch.jit.is_tracing():
+        return fast_nms_of_fixed_size(boxes, scores, iou_threshold, top_k)
     order = scores.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(len(boxes), device=order.device).expand_as(order))
     keep = rank < top_k
@@ -50,6 +53,26 @@ def fast_nms(
     classes, index = keep.nonzero(as_tuple=True)
     scores, by_score = scores[classes, index].sort(descending=True, stable=True)
     return index[by_score], classes[by_score], scores
+
+
+def fast_nms_of_fixed_size(
+    boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, top_k: int = 200
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`fast_nms` in steps whose sizes do not depend on the number of boxes, for models that are traced or exported.
+
+    Arguments and results are the same, except that a negative score takes a box out of its class, and that equal
+    scores come in any order.
+    """
+    num_classes = scores.shape[0]
+    # Always top_k boxes of a class; those that do not exist score -1.
+    scores, index = F.pad(scores, (0, top_k), value=-1.0).topk(top_k, dim=1)
+    best = F.pad(boxes, (0, 0, 0, top_k))[index]
+    overlaps = torch.vmap(box_iou)(best, best)
+    removed = (~(overlaps <= iou_threshold)).triu(diagonal=1).any(dim=1)
+    scores, order = torch.where(removed, -1.0, scores).flatten().sort(descending=True, stable=True)
+    order = order[scores >= 0]
+    classes = torch.arange(num_classes, device=boxes.device)[:, None].expand_as(index)
+    return index.flatten()[order], classes.flatten()[order], scores[scores >= 0]
 
 
 def cross_class_fast_nms(
@@ -79,7 +102,7 @@ def greedy_nms(
     # In float64 the shift by which `batched_nms` separates the classes (Detectron2's wrapper works in float32) costs
     # no precision. `batched_nms` expects coordinates of at least 0.
     pixels = boxes.float().double()[index]
-    pixels = pixels - (pixels.amin() if len(pixels) else 0)
+    pixels = pixels - torch.cat((pixels.new_zeros(1), pixels.flatten())).amin()
     pixels[:, 2:] += 1
     keep = batched_nms(pixels, scores.double(), classes, iou_threshold - 1e-7)
     return index[keep], classes[keep], scores[keep]

@@ -1,0 +1,68 @@
+"""The models of configs/shapes/ with fixed random weights that find something, for tests of tracing and export."""
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from pentamask.data.shape_scenes import draw_scene
+from pentamask.engine.load_config import find_config_file, load_config
+
+THIN_MODELS = (
+    "BlendMask_R_50_thin",
+    "CenterMask_Lite_R_50_thin",
+    "YOLACT_R_50_thin",
+    "MaskRCNN_R_50_thin",
+    "PanopticSegFormer_R_50_thin",
+)
+# Layers, by the end of their names, whose weights are multiplied, so that scores and masks are not all alike.
+_FACTORS = {
+    "fcos_head.cls_logits": 25.0,
+    "fcos_head.bbox_pred": 10.0,
+    "top_layer": 40.0,
+    "conf_layer": 0.5,
+    "rpn_head.objectness_logits": 10.0,
+    "rpn_head.anchor_deltas": 10.0,
+    "box_predictor.cls_score": 12.0,
+    "box_predictor.bbox_pred": 100.0,
+    "mask_head.predictor": 100.0,
+    "cls_branches.2": 10.0,
+    "tail.linear": 8.0,
+}
+
+
+def scenes(count: int, seed: int = 0) -> list[torch.Tensor]:
+    """Pictures of the shapes data, uint8 (3, H, W) of several sizes."""
+    rng = np.random.default_rng(seed)
+    return [torch.from_numpy(draw_scene(rng).image.transpose(2, 0, 1).copy()) for _ in range(count)]
+
+
+def build_thin(name: str, *overrides: object) -> tuple[CfgNode, nn.Module]:
+    """Config and model, in evaluation mode, of configs/shapes/NAME.yaml or of the model zoo, with overrides.
+
+    Batch norm has the statistics of some pictures.
+    """
+    path = name if "/" in name else f"shapes/{name}.yaml"
+    options = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *(str(word) for word in overrides)]
+    cfg = load_config(find_config_file(path), options)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    spread(model)
+    return cfg, model
+
+
+@torch.no_grad()
+def spread(model: nn.Module) -> None:
+    """Give batch norm statistics, and scores and masks some variety."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean over all calls
+        norm.train()
+    for image in scenes(2, seed=1):
+        model([{"image": image}])
+    model.eval()
+    for layer, module in model.named_modules():
+        factor = next((f for end, f in _FACTORS.items() if layer.endswith(end)), None)
+        if factor is not None:
+            module.weight.mul_(factor)
