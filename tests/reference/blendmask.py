@@ -41,7 +41,7 @@ def _config(case: Case) -> CfgNode:
     name = case.spec["source"].split("configs/")[1]
     name = name.replace("FCOS-Detection/", "FCOS/").replace("FCOS_RT/", "RT/")
     cfg = model_zoo.get_config(name)
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = case.device
     cfg.MODEL.WEIGHTS = ""
     cfg.merge_from_list([x for item in case.spec["config"].items() for x in item])
     return cfg

@@ -43,7 +43,7 @@ def _close(case: Case, compare: Comparison, name: str, actual: Tensor) -> None:
 
 def _config(case: Case) -> CfgNode:
     cfg = model_zoo.get_config("CenterMask/" + case.spec["source"].rsplit("/", 1)[1])
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = case.device
     cfg.MODEL.WEIGHTS = ""
     cfg.merge_from_list([x for item in case.spec["config"].items() for x in item])
     return cfg
@@ -233,7 +233,7 @@ def _compare_foreground(
             compare.equal(f"{prefix}{name}", torch.zeros(0))
         return
     boxes = rois.proposal_boxes.tensor
-    order = torch.from_numpy(np.lexsort([rois.gt_classes, *boxes.T.flip(0)]))
+    order = torch.from_numpy(np.lexsort([rois.gt_classes.cpu(), *boxes.T.flip(0).cpu()]))
     targets = mask_iou_targets(
         select_masks(logits, rois.gt_classes),
         mask_targets([rois], logits.shape[-1]),

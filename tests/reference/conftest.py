@@ -1,5 +1,7 @@
-"""Collects the reference cases and prints each one's largest error."""
+"""Collects the reference cases, prints each one's largest error and, with --errors, writes all of them to a file."""
 
+import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -13,6 +15,9 @@ _ERRORS = pytest.StashKey[dict]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cases", default=None, help="replay every case folder under this one (default: the test's own)")
+    parser.addoption("--device", default="cpu", help="where to replay")
+    parser.addoption("--precision", choices=["fp32", "bf16", "fp16"], help="not as recorded; see test_replay.py")
+    parser.addoption("--errors", default=None, metavar="FILE", help="write each case's errors there, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,18 +34,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def record_error(request: pytest.FixtureRequest):
-    """Call with (case name, relative error, array name) to have it printed at the end."""
+def record_errors(request: pytest.FixtureRequest):
+    """Call with (case name, relative error of each array) to have the largest printed at the end."""
 
-    def record(case: str, error: float, name: str) -> None:
-        request.config.stash[_ERRORS][case] = (error, name)
+    def record(case: str, errors: dict[str, float]) -> None:
+        request.config.stash[_ERRORS][case] = errors
 
     return record
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
-    errors = terminalreporter.config.stash[_ERRORS]
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    errors = {case: found for case, found in config.stash[_ERRORS].items() if found}
     if errors:
         terminalreporter.section("largest error per reference case, relative to the array's largest value")
-        for case, (error, name) in errors.items():
-            terminalreporter.line(f"{case:60s} {error:8.1e}  {name}")
+        for case, found in errors.items():
+            worst = max(found, key=found.__getitem__)
+            terminalreporter.line(f"{case:60s} {found[worst]:8.1e}  {worst}")
+    if file := config.getoption("--errors", default=None):
+        summary = {
+            case: {"largest": max(found.values()), "median": statistics.median_low(found.values()), "arrays": found}
+            for case, found in errors.items()
+        }
+        Path(file).write_text(json.dumps(summary, indent=1))

@@ -15,6 +15,8 @@ class Case:
     """A recorded case: a folder with `case.json`, `state_dict.json`, `inputs.npz` and `outputs.npz`."""
 
     path: Path
+    device: str = "cpu"
+    precision: torch.dtype | None = None  # None: as recorded
     spec: dict[str, Any] = field(init=False)
     inputs: dict[str, np.ndarray] = field(init=False)
     outputs: dict[str, np.ndarray] = field(init=False)
@@ -26,7 +28,7 @@ class Case:
 
     @property
     def dtype(self) -> torch.dtype:
-        return getattr(torch, self.spec["dtype"])
+        return self.precision or getattr(torch, self.spec["dtype"])
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The weights under the authors' names, without the family's edits."""
@@ -34,11 +36,12 @@ class Case:
         return make_state_dict(entries, self.spec["seed"], self.spec["gain"], self.spec["dtype"])
 
     def input(self, name: str) -> torch.Tensor:
-        return torch.from_numpy(self.inputs[name])
+        array = torch.from_numpy(self.inputs[name]).to(self.device)
+        return array if self.precision is None or not array.is_floating_point() else array.to(self.precision)
 
 
 class Comparison:
-    """Compares our outputs with the recorded ones and remembers the largest error.
+    """Compares our outputs with the recorded ones and remembers each array's error.
 
     An output that was not recorded is ignored; a recorded one that was never compared fails the replay.
     """
@@ -47,7 +50,12 @@ class Comparison:
         self.expected = expected
         self.compared: set[str] = set()
         self.failures: list[str] = []
-        self.worst = (0.0, "")
+        self.errors: dict[str, float] = {}
+
+    @property
+    def worst(self) -> tuple[float, str]:
+        """The largest error, relative to its array's largest value, and that array."""
+        return max(((error, name) for name, error in self.errors.items()), default=(0.0, ""))
 
     def __contains__(self, name: str) -> bool:
         return name in self.expected
@@ -65,7 +73,7 @@ class Comparison:
         actual, expected = actual.astype(np.float64), expected.astype(np.float64)
         error = np.where(actual == expected, 0.0, np.abs(actual - expected))
         relative = float(error.max() / max(np.abs(expected[np.isfinite(expected)]).max(initial=0.0), 1e-12))
-        self.worst = max(self.worst, (relative, name))
+        self.errors[name] = relative
         if not (error <= rtol * np.abs(expected) + atol).all():
             self.failures.append(
                 f"{name}: largest error {error.max():.3g}, relative to the largest value {relative:.3g}"
@@ -102,5 +110,6 @@ class Comparison:
     def _pair(self, name: str, actual: Any) -> tuple[np.ndarray, np.ndarray]:
         self.compared.add(name)
         if isinstance(actual, torch.Tensor):
-            actual = actual.detach().numpy()
+            actual = actual.detach().cpu()
+            actual = (actual.float() if actual.dtype is torch.bfloat16 else actual).numpy()
         return np.asarray(actual), self.expected[name]

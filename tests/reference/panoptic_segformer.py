@@ -94,7 +94,7 @@ def _config(case: Case) -> CfgNode:
         for option in _SWIN_OPTIONS:
             cfg.MODEL.SWIN[option.upper()] = config["config"][option]
         cfg.MODEL.SWIN.OUT_FEATURES = [f"p{i}" for i in config["config"]["out_indices"]]
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = case.device
     return cfg
 
 
@@ -205,7 +205,7 @@ def _compare_panoptic(compare: Comparison, prefix: str, panoptic: Tensor, segmen
     for segment in segments:
         pixels = panoptic == segment["id"]
         # Instance numbers follow the order of the scores.
-        number = int(np.bincount(compare.expected[f"{prefix}panoptic_instance"][pixels]).argmax())
+        number = int(np.bincount(compare.expected[f"{prefix}panoptic_instance"][pixels.cpu()]).argmax())
         assert (number > 0) == segment["isthing"], f"{prefix}: instance number {number} of {segment}"
         category[pixels], instance[pixels] = ids[segment["category_id"]], number
         rows.append((ids[segment["category_id"]], number, segment["area"]))
@@ -221,8 +221,8 @@ def _compare_panoptic(compare: Comparison, prefix: str, panoptic: Tensor, segmen
 
 def _canonical_order(boxes_scores: Tensor, labels: Tensor) -> np.ndarray:
     """Best score first; among equal scores by label, then box."""
-    boxes, scores = boxes_scores[:, :4].numpy().round(3), boxes_scores[:, 4].numpy().round(9)
-    return np.lexsort((*boxes.T[::-1], labels.numpy(), -scores))
+    boxes, scores = boxes_scores.cpu()[:, :4].numpy().round(3), boxes_scores.cpu()[:, 4].numpy().round(9)
+    return np.lexsort((*boxes.T[::-1], labels.cpu().numpy(), -scores))
 
 
 def _replay_losses(case: Case, compare: Comparison, model: nn.Module) -> None:
@@ -323,7 +323,7 @@ def _replay_preprocess(case: Case, compare: Comparison) -> None:
         image = case.inputs[name]
         resized = resize.get_transform(image).apply_image(image)
         (height, width), (new_height, new_width) = image.shape[:2], resized.shape[:2]
-        _close(case, compare, f"network_input_{i}", (torch.from_numpy(resized).permute(2, 0, 1) - mean) / std)
+        _close(case, compare, f"network_input_{i}", (torch.from_numpy(resized).to(mean).permute(2, 0, 1) - mean) / std)
         _close(case, compare, f"scale_factor_{i}", torch.tensor([new_width / width, new_height / height] * 2))
         compare.equal(f"img_shape_{i}", [new_height, new_width])
         compare.equal(f"pad_shape_{i}", [new_height, new_width])

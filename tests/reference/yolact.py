@@ -92,7 +92,7 @@ def _close(case: Case, compare: Comparison, name: str, actual: Tensor) -> None:
 
 def _config(case: Case, model: str | None = None) -> CfgNode:
     cfg = model_zoo.get_config(f"YOLACT/{model or case.spec['model']}.yaml")
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = case.device
     cfg.MODEL.WEIGHTS = ""
     node = cfg.MODEL.YOLACT
     for key, value in case.spec["config"].items():

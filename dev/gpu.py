@@ -1,0 +1,318 @@
+"""Build, test, measure and train on a GPU, each step with a time limit: dev/gpu.sh.
+
+A step that fails or runs out of time does not stop the others. DIR/gpu.json says what happened, DIR/STEP.log what each
+printed; --only runs some steps again and keeps the other results. The table is written to benchmarks/README.md.
+--dry-run walks every step on the CPU with tiny sizes, so that no flag is missing when there is a GPU; its table goes to
+DIR/table.md. The trainings need --coco, a folder with COCO's train2017/ and annotations/, of which some hundred images
+are enough, and must learn it by heart; without it, and in a dry run, they use the generated shapes.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "benchmarks" / "README.md"
+MARKS = ("<!-- dev/gpu.sh writes from here -->\n", "<!-- to here -->\n")
+KERNEL_TESTS = "test_equals_float64_reference or test_reduced_types or test_non_contiguous"
+GOAL = 70.0  # AP or PQ of the images that were trained on
+# Config, the metric that shows that it has learned its images, and options beside those of `learn`.
+MODELS = {
+    "BlendMask": ("BlendMask/R_50_1x.yaml", "segm/AP", ()),
+    "BlendMask-Panoptic": ("BlendMask/Panoptic/R_50_1x.yaml", "panoptic_seg/PQ", ()),
+    "CenterMask": ("CenterMask/centermask_R_50_FPN_ms_3x.yaml", "segm/AP", ()),
+    "YOLACT": (
+        "YOLACT/yolact_resnet50.yaml",
+        "segm/AP",
+        ("INPUT.SSD_AUGMENTATION", "False", "SOLVER.BASE_LR", "0.004"),
+    ),
+    "MaskRCNN": ("MaskRCNN/R_50_FPN_1x.yaml", "segm/AP", ()),
+    "PanopticSegFormer": ("PanopticSegFormer/R_50_1x.yaml", "panoptic_seg/PQ", ("INPUT.CROP.ENABLED", "False")),
+}
+
+
+class Step(NamedTuple):
+    """One command: its time limit, the file that it writes its results to, and a metric that may end it early."""
+
+    name: str
+    command: list[str]
+    seconds: int
+    result: Path | None = None
+    metric: str | None = None
+
+
+def pytest_step(name: str, output: Path, seconds: int, *arguments: str, before: tuple[str, ...] = ()) -> Step:
+    """Tests, whose counts go to an XML file."""
+    report = output / f"{name}.xml"
+    command = [*before, sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments]
+    return Step(name, command, seconds, report)
+
+
+def test_steps(output: Path, dry: bool) -> list[Step]:
+    """The compilation, all tests that use a GPU, the reference cases in three precisions, and the sanitizers."""
+    python, device = sys.executable, "cpu" if dry else "cuda"
+    # A dry run leaves the extension that is there.
+    build = [python, "dev/compile_cuda.py"] if dry else [python, "setup.py", "build_ext", "--inplace"]
+    ops = ("tests/ops/test_all_ops.py", "-k", "test_non_contiguous" if dry else "cuda")
+    few = ("-k", "deform_attn or blender or sag_mask_head or mask_rescoring") if dry else ()
+    steps = [
+        Step("build", build, 300),
+        pytest_step("ops", output, 180, *ops),
+        pytest_step("models", output, 120, "tests/test_devices.py", "-k", "MaskRCNN and cpu" if dry else "cuda"),
+    ]
+    for precision in ("fp32", "bf16", "fp16"):
+        name, errors = f"reference-{precision}", output / f"reference-{precision}.json"
+        options = [f"--device={device}", f"--precision={precision}", f"--errors={errors}"]
+        command = [python, "-m", "pytest", "tests/reference/test_replay.py", *options, *few]
+        steps.append(Step(name, command, 120, errors))
+    for tool in ("memcheck", "racecheck"):
+        # Without torch's allocator, whose large blocks hide an access beyond a tensor.
+        plain = ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1")
+        sanitizer = (*plain, "compute-sanitizer", f"--tool={tool}", "--error-exitcode=9", "--target-processes=all")
+        tests = "test_reduced_types" if dry else f"cuda and ({KERNEL_TESTS})"
+        steps.append(
+            pytest_step(tool, output, 150, "tests/ops/test_all_ops.py", "-k", tests, before=plain if dry else sanitizer)
+        )
+    return steps
+
+
+def timing_steps(output: Path, dry: bool) -> list[Step]:
+    """The operators in two types, and whole models by stage."""
+    python, device = sys.executable, "cpu" if dry else "cuda"
+    steps = []
+    for dtype in ("float32", "float16"):
+        result = output / f"ops-{dtype}.json"
+        few = ["--seconds=0.05", "--only", "deform/small", "--peers", "grid_sample"] if dry else ["--seconds=1.5"]
+        command = [python, "benchmarks/ops.py", f"--device={device}", f"--dtype={dtype}", f"--json={result}", *few]
+        steps.append(Step(f"time-ops-{dtype}", command, 180, result))
+    result = output / "models.json"
+    command = [python, "benchmarks/models.py", f"--device={device}", f"--json={result}", f"--rounds={1 if dry else 10}"]
+    return [*steps, Step("time-models", command + (["--models", "MaskRCNN"] if dry else []), 300, result)]
+
+
+def learn(name: str, output: Path, coco: bool, seconds: int) -> Step:
+    """Train on the images that are evaluated: the real model on COCO, or four iterations of the thin one on shapes."""
+    config, metric, options = MODELS[name]
+    folder = output / f"learn-{name}"
+    common = ["OUTPUT_DIR", str(folder), "TEST.EVAL_PERIOD", "250", "MODEL.WEIGHTS", ""]
+    if coco:
+        panoptic = {"BlendMask-Panoptic": "_panoptic_separated", "PanopticSegFormer": "_panoptic"}.get(name, "")
+        sets = f"('coco_2017_train{panoptic}',)"
+        common += [
+            "DATASETS.TRAIN",
+            sets,
+            "DATASETS.TEST",
+            sets,
+            "SOLVER.MAX_ITER",
+            "20000",
+            "SOLVER.IMS_PER_BATCH",
+            "16",
+        ]
+        common += ["MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.RESNETS.NORM", "BN", "SOLVER.WEIGHT_DECAY", "0.0"]
+        common += ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", "bf16", "SOLVER.STEPS", "()"]
+        common += ["INPUT.RANDOM_FLIP", "none", "INPUT.MIN_SIZE_TRAIN", "(480,)", "INPUT.MAX_SIZE_TRAIN", "800"]
+        common += [
+            "INPUT.MAX_SIZE_TEST",
+            "800",
+            "SOLVER.CLIP_GRADIENTS.ENABLED",
+            "True",
+            "DATALOADER.NUM_WORKERS",
+            "12",
+        ]
+        common += [] if name == "YOLACT" else ["INPUT.MIN_SIZE_TEST", "480"]  # which stretches its pictures itself
+        common += options
+    else:
+        thin = {"BlendMask-Panoptic": "BlendMask", "CenterMask": "CenterMask_Lite"}.get(name, name)
+        config = f"shapes/{thin}_R_50_thin.yaml"
+        common += ["SOLVER.MAX_ITER", "4", "SOLVER.IMS_PER_BATCH", "2", "DATASETS.TEST", "('shapes_val',)"]
+    command = [sys.executable, "-m", "pentamask.tools.train_net", "--config-file", config, *common]
+    return Step(f"learn-{name}", command, seconds, folder / "metrics.json", metric)
+
+
+def all_steps(output: Path, dry: bool, coco: bool) -> list[Step]:
+    """In order of what must be known first."""
+    training = [learn(name, output, coco and not dry, 120 if dry else 170) for name in MODELS]
+    return [*test_steps(output, dry), *timing_steps(output, dry), *training]
+
+
+def metrics(file: Path, name: str) -> list[tuple[int, float]]:
+    """(iteration, value) of a metric in Detectron2's metrics.json, whose last line may be half written."""
+    found = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if name in values:
+            found.append((values["iteration"], values[name]))
+    return found
+
+
+def wait(process: subprocess.Popen, step: Step, end: float) -> str:
+    """Gives "ended", "learned" as soon as the metric is reached, or "out of time"; the last two leave it running."""
+    while process.poll() is None:
+        if step.metric and step.result and any(value >= GOAL for _, value in metrics(step.result, step.metric)):
+            return "learned"
+        if time.monotonic() > end:
+            return "out of time"
+        time.sleep(0.2)
+    return "ended"
+
+
+def read_result(step: Step) -> object:
+    """What the step wrote: counts of tests, the history of a metric, or JSON; None if it wrote nothing."""
+    if step.result is None or not step.result.exists():
+        return None
+    if step.metric is not None:
+        return {"metric": step.metric, "history": metrics(step.result, step.metric)}
+    if step.result.suffix == ".xml":
+        suite = next(ElementTree.parse(step.result).iter("testsuite"))
+        return {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
+    return json.loads(step.result.read_text())
+
+
+def run_step(step: Step, output: Path) -> dict:
+    """Run it in a process group of its own, which is ended with it; a failure is part of what it gives."""
+    if step.result is not None:
+        step.result.unlink(missing_ok=True)
+    log, start = output / f"{step.name}.log", time.monotonic()
+    found: dict = {"command": " ".join(step.command), "limit_s": step.seconds}
+    with log.open("w") as file:
+        try:
+            process = subprocess.Popen(step.command, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
+        except OSError as error:  # such as no compute-sanitizer
+            return {**found, "ok": False, "ended": str(error), "seconds": 0.0, "result": None}
+        found["ended"] = wait(process, step, start + step.seconds)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    found["seconds"] = round(time.monotonic() - start, 1)
+    found["result"] = read_result(step)
+    found["ok"] = found["ended"] == "learned" or (found["ended"] == "ended" and process.returncode == 0)
+    if isinstance(found["result"], dict) and found["result"].get("tests", 1) == found["result"].get("skipped", 0):
+        found.update(ok=False, ended="every test was skipped")
+    if not found["ok"]:
+        found["tail"] = log.read_text(errors="replace").splitlines()[-15:]
+    return found
+
+
+def machine() -> dict:
+    """The card and what runs on it."""
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU (CPU)"
+    driver = None
+    if torch.cuda.is_available():
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "card": card,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "driver": driver,
+        "cpus": os.cpu_count(),
+    }
+
+
+def summary(name: str, found: dict) -> str:
+    """A cell: the figures of a step."""
+    result = found["result"]
+    if not isinstance(result, dict):
+        return "" if found["ok"] else found["ended"]
+    if "tests" in result:
+        return f"{result['tests'] - result['skipped']} tests, {result['failures'] + result['errors']} failed"
+    if "history" in result:
+        best = max(result["history"], key=lambda entry: entry[1], default=None)
+        return f"{result['metric']} {best[1]:.1f} after {best[0] + 1} iterations" if best else f"no {result['metric']}"
+    if name.startswith("reference"):
+        medians = [case["median"] for case in result.values()]
+        return f"{len(medians)} cases, largest median error {max(medians):.1e}"
+    return f"{len(result['rows'])} rows, below" if "rows" in result else "see the JSON"
+
+
+def op_rows(result: dict) -> list[str]:
+    """The table of benchmarks/ops.py."""
+    peers = list(dict.fromkeys(peer for row in result["rows"] for peer in row["ms"] if peer != "pentamask"))
+    lines = ["", "| shape | pass | µs | " + " | ".join(f"{peer} x" for peer in peers) + " | error |"]
+    lines.append("| --- | --- |" + " ---: |" * (len(peers) + 2))
+    for row in result["rows"]:
+        ours = row["ms"]["pentamask"]
+        ratios = [f"{row['ms'][peer] / ours:.2f}" if peer in row["ms"] else "" for peer in peers]
+        cells = [row["shape"], row["pass"], f"{ours * 1e3:.1f}", *ratios, f"{row['error']['pentamask']:.1e}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def make_table(report: dict) -> str:
+    """Markdown of everything."""
+    where = report["machine"]
+    lines = [f"{where['card']}, torch {where['torch']}, CUDA {where['cuda']}, driver {where['driver']}:", ""]
+    lines += ["| step | seconds | passed | figures |", "| --- | ---: | --- | --- |"]
+    for name, found in report["steps"].items():
+        lines.append(f"| {name} | {found['seconds']} | {'yes' if found['ok'] else 'NO'} | {summary(name, found)} |")
+    for name, found in report["steps"].items():
+        if name.startswith("time-ops") and found["result"] is not None:
+            lines += ["", f"Operators, {name.removeprefix('time-ops-')}, medians (`benchmarks/ops.py --device cuda`):"]
+            lines += op_rows(found["result"])
+    return "\n".join(lines) + "\n"
+
+
+def write_table(table: str, readme: Path) -> None:
+    """Put `table` between the marks in `readme`."""
+    text = readme.read_text()
+    assert all(text.count(mark) == 1 for mark in MARKS), f"{readme} lacks the marks {MARKS}"
+    pattern = re.escape(MARKS[0]) + ".*" + re.escape(MARKS[1])
+    readme.write_text(re.sub(pattern, lambda _: f"{MARKS[0]}\n{table}\n{MARKS[1]}", text, flags=re.DOTALL))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry-run", action="store_true", help="every step on the CPU, tiny")
+    parser.add_argument(
+        "--coco", type=Path, metavar="DIR", help="the folder that holds COCO's train2017 and annotations"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="STEP", help="steps whose name starts so; others keep their results"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="for all steps together; the last ones get the rest"
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "gpu", metavar="DIR")
+    args = parser.parse_args()
+    if not args.dry_run and not torch.cuda.is_available():
+        print("torch finds no GPU here; --dry-run walks the steps without one.", file=sys.stderr)
+        return 1
+    output = args.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    if args.coco is not None:
+        os.environ["DETECTRON2_DATASETS"] = str(args.coco.resolve().parent)  # Detectron2 looks for DIR/coco
+    else:
+        os.environ.setdefault("DETECTRON2_DATASETS", str(output / "datasets"))
+    file = output / "gpu.json"
+    report = json.loads(file.read_text()) if args.only and file.exists() else {"steps": {}}
+    report |= {"machine": machine(), "dry_run": args.dry_run}
+    end = time.monotonic() + 60 * args.minutes
+    for step in all_steps(output, args.dry_run, args.coco is not None):
+        if args.only is None or step.name.startswith(tuple(args.only)):
+            step = step._replace(seconds=max(1, min(step.seconds, int(end - time.monotonic()))))
+            print(f"{step.name}: at most {step.seconds} s", flush=True)
+            report["steps"][step.name] = run_step(step, output)
+            file.write_text(json.dumps(report, indent=1))
+    table = make_table(report)
+    print(table, f"Everything: {file}", sep="\n")
+    (output / "table.md").write_text(table)
+    if not args.dry_run:
+        write_table(table, README)
+    return 0 if all(found["ok"] for found in report["steps"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
