@@ -119,6 +119,13 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """`x`, which lies on the CPU, on `device`; by way of pinned memory, so that nobody waits for the GPU."""
+    if device.type != "cuda" or torch.compiler.is_compiling():
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 def vector_of_sizes(sizes: Sequence[Any], like: Tensor) -> Tensor:
     """Heights and widths as a vector (n,) in the type and on the device of `like`.
 
@@ -126,7 +133,7 @@ def vector_of_sizes(sizes: Sequence[Any], like: Tensor) -> Tensor:
     tensors, or exported, where they are symbols.
     """
     if all(type(size) is int for size in sizes):
-        return like.new_tensor(sizes)
+        return upload(torch.tensor(sizes, dtype=like.dtype), like.device)
     return torch.stack([like.new_zeros(()) + size for size in sizes])
 
 

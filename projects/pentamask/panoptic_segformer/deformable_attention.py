@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,13 @@ class Memory:
     shapes: list[tuple[int, int]]
     padding: Tensor | None
     valid_ratios: Tensor
+
+    @cached_property
+    def level_table(self) -> tuple[Tensor, Tensor]:
+        """`shapes` as a tensor (L, 2), and the first token of each level (L,), on the device of the tokens."""
+        long = torch.zeros((), dtype=torch.int64, device=self.tokens.device)
+        shapes = vector_of_sizes([size for shape in self.shapes for size in shape], long).unflatten(0, (-1, 2))
+        return shapes, F.pad(shapes.prod(dim=1).cumsum(dim=0)[:-1], (1, 0))
 
     def image(self, n: int, num_levels: int) -> tuple[Tensor, list[tuple[int, int]]]:
         """Image `n` without its padding: tokens (S', C) and shapes of the first `num_levels` levels."""
@@ -85,9 +93,7 @@ class MultiScaleDeformableAttention(nn.Module):
         weights = (
             self.attention_weights(query).unflatten(2, (self.num_heads, -1)).softmax(dim=-1).unflatten(3, layout[1:])
         )
-        long = torch.zeros((), dtype=torch.int64, device=query.device)
-        shapes = vector_of_sizes([size for shape in memory.shapes for size in shape], long).unflatten(0, (-1, 2))
-        starts = F.pad(shapes.prod(dim=1).cumsum(dim=0)[:-1], (1, 0))
+        shapes, starts = memory.level_table
         references = references[:, :, None, :, None]
         if references.shape[-1] == 2:
             locations = references + offsets / shapes.flip(1)[:, None]

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from pentamask.checkpoint.key_map import register_key_rules
-from pentamask.common import at_least_float32, register
+from pentamask.common import at_least_float32, register, upload
 from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount
 
@@ -216,9 +216,8 @@ class YOLACT(nn.Module):
         levels = list(features.values())
         outputs = HeadOutputs(*(at_least_float32(x) for x in self.prediction_head(levels)))
         level_sizes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
-        priors = prior_boxes(
-            level_sizes, self.anchor_scales, self.aspect_ratios, self.image_size, self.square_anchors
-        ).to(outputs.loc)
+        priors = prior_boxes(level_sizes, self.anchor_scales, self.aspect_ratios, self.image_size, self.square_anchors)
+        priors = upload(priors.to(outputs.loc.dtype), outputs.loc.device)
         return Predictions(outputs, at_least_float32(self.proto_net(levels[0])), priors)
 
     def _targets(self, x: dict) -> Targets:
