@@ -1,4 +1,4 @@
-"""Compile the CUDA sources without a GPU, into a scratch folder: `make cuda`.
+"""Compile the CUDA sources without a GPU, into a scratch folder, and show what became of each kernel: `make cuda`.
 
 Nothing is installed. A stamp holds the hash of the CUDA sources, so a second run without a change does nothing. Needs a
 CUDA build of torch and nvcc on PATH (or CUDA_HOME). TORCH_CUDA_ARCH_LIST chooses the GPUs (default: 8.0 and 9.0).
@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import cuda_report
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "cuda"
@@ -55,7 +57,8 @@ def main() -> int:
     if (home := toolkit()) is not None:
         environment["CUDA_HOME"] = home
     build = [sys.executable, "setup.py", "build_ext", f"--build-temp={BUILD}/temp", f"--build-lib={BUILD}/lib"]
-    load = [sys.executable, "-c", LOAD.format(library=str(BUILD / "lib" / "pentamask" / "_C.abi3.so"))]
+    library = BUILD / "lib" / "pentamask" / "_C.abi3.so"
+    load = [sys.executable, "-c", LOAD.format(library=str(library))]
     for command in (build, load):
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if result.returncode != 0:
@@ -63,6 +66,8 @@ def main() -> int:
             return result.returncode
     stamp.write_text(wanted)
     print(f"CUDA sources compiled for {architectures}; every kernel is registered.")
+    if cuda_report.tools() is not None:
+        print(cuda_report.table(library))
     return 0
 
 
