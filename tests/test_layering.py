@@ -13,7 +13,7 @@ LAYERS = [
     PLUGINS,
     {"fcos", "backbones", "data", "evaluation", "checkpoint"},
     {"ops"},
-    {"plugin", "solver", "inputs"},
+    {"plugin", "solver", "inputs", "explanation"},
     {"common"},
 ]
 # Beside the layers: the package itself registers everything, config.py adds all keys.

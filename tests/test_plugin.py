@@ -21,7 +21,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from pentamask.engine.checks import BadInput
-from pentamask.tools import convert_weights, demo, train_net
+from pentamask.tools import convert_weights, demo, explain, train_net
 
 config, out = "pixel_classes.yaml", "out"
 options = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", out, "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2",
@@ -51,7 +51,11 @@ assert clean.keys() == weights.keys() and all(torch.equal(clean[k], weights[k]) 
 
 picture = DatasetCatalog.get("shapes_val")[0]["file_name"]
 arguments = ["--config-file", config, "--input", picture, "--output", "drawn", "--confidence-threshold", "0"]
-demo.main(demo.get_parser().parse_args([*arguments, "--opts", "MODEL.WEIGHTS", "clean.pth", "MODEL.DEVICE", "cpu"]))
+options = ["--opts", "MODEL.WEIGHTS", "clean.pth", "MODEL.DEVICE", "cpu"]
+demo.main(demo.get_parser().parse_args([*arguments, *options]))
+arguments[arguments.index("drawn")] = "inside"
+(path,) = explain.main(explain.get_parser().parse_args([*arguments, *options]))
+assert path.endswith("classes.png"), path
 """
 
 

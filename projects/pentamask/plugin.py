@@ -22,6 +22,7 @@ from pentamask.common import get_key
 if TYPE_CHECKING:
     from pentamask.checkpoint.key_map import KeyRules
     from pentamask.data.targets import TargetMaker
+    from pentamask.explanation import Explanation
 
 
 class ClassCount(NamedTuple):
@@ -101,6 +102,8 @@ class Plugin:
         releases: what the model zoo lists.
         authors_names: the config keys, and their values, by which files of the authors name this model; where they
             all hold, the tools build the registered class.
+        explain: a method like `explain(batched_inputs, *, max_instances=5, min_score=0.0)` that returns for each image
+            what goes on inside the model, see `pentamask.explanation`; None if it has none.
     """
 
     add_config: Callable[[CfgNode], None] = staticmethod(lambda cfg: None)
@@ -110,6 +113,7 @@ class Plugin:
     supports_tta: bool = False
     releases: tuple[Release, ...] = ()
     authors_names: Mapping[str, str] = {}
+    explain: "Callable[..., list[Explanation]] | None" = None
 
     @classmethod
     def build_augmentations(cls, cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.Transform] | None:

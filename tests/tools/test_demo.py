@@ -125,7 +125,7 @@ def test_a_folder_as_input(images, tmp_path):
 
 
 def test_what_cannot_be_opened_is_said_before_the_model_is_built(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "_build_predictor", lambda args: pytest.fail("built"))
+    monkeypatch.setattr(demo, "build_predictor", lambda args: pytest.fail("built"))
     for words, message in (
         (["--video-input", str(tmp_path / "no.mp4")], "Cannot open the video .*no.mp4"),
         (["--ground-truth", "shapes_vall", "--output", "a.png"], "Did you mean shapes_val"),

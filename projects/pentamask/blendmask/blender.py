@@ -49,9 +49,8 @@ class Blender(nn.Module):
         self.loss_weight = loss_weight
         # The compiled op is the published configuration; others are composed of stock ops.
         published = (pooler_type, sampling_ratio, interpolation) == ("ROIAlignV2", 1, "bilinear")
-        self.pooler = None
-        if not published:
-            self.pooler = ROIPooler(output_size, (spatial_scale,), sampling_ratio, pooler_type).level_poolers[0]
+        self.is_compiled = published
+        self.pooler = ROIPooler(output_size, (spatial_scale,), sampling_ratio, pooler_type).level_poolers[0]
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -80,14 +79,27 @@ class Blender(nn.Module):
         Returns:
             (n, R, R) mask logits.
         """
-        size = self.attention_size
-        attention = attention.view(-1, self.num_bases, size, size)
-        if self.pooler is None:
+        attention = self.as_maps(attention)
+        if self.is_compiled:
             return blend(bases, rois, attention, self.spatial_scale, self.output_size)
+        crops, weights = self.terms(bases, rois, attention)
+        return (crops * weights).sum(dim=1)
+
+    def as_maps(self, attention: Tensor) -> Tensor:
+        """(n, K * A * A) -> (n, K, A, A)."""
+        return attention.view(-1, self.num_bases, self.attention_size, self.attention_size)
+
+    def terms(self, bases: Tensor, rois: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+        """What is multiplied and added up over K: the bases within the boxes, and the weights, (n, K, R, R) each.
+
+        Args:
+            bases, rois: see `mask_logits`.
+            attention: (n, K, A, A) logits.
+        """
         crops = self.pooler(bases, rois)
         align_corners = False if self.interpolation == "bilinear" else None
         attention = F.interpolate(attention, crops.shape[-2:], mode=self.interpolation, align_corners=align_corners)
-        return (crops * attention.softmax(dim=1)).sum(dim=1)
+        return crops, attention.softmax(dim=1)
 
     def losses(self, bases: Tensor, positives: Positives, gt_instances: list[Instances]) -> dict[str, Tensor]:
         """`loss_mask`: binary cross-entropy of the mask that every positive location predicts for its object's box.

@@ -1,6 +1,5 @@
 """BlendMask: FCOS boxes with attention, full-image bases, and their blend."""
 
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
@@ -17,6 +16,7 @@ from .basis_module import BasisModule, basis_sem_from_instances
 from .basis_sem import BasisSemMaker
 from .blender import Blender
 from .config import add_blendmask_config
+from .explain import add_internals, explain, image_maps
 from .key_rules import KEY_RULES
 from .releases import RELEASES
 
@@ -44,6 +44,7 @@ class BlendMask(OneStageDetector):
         ),
     )
     releases: tuple[Release, ...] = RELEASES
+    explain = explain
 
     @configurable
     def __init__(
@@ -139,13 +140,17 @@ class BlendMask(OneStageDetector):
         if self.training:
             return self._losses(batched_inputs, images, features)
         sem_seg = self.panoptic_module(features)[0] if self.panoptic_module is not None else None
-        bases = self.basis_module(features)
-        detections, _ = self.proposal_generator(images, features, top_module=self.top_layer)
+        bases, detections = self.detect(images, features)
         detections = self.blender.inference(bases, detections)
         results = self._postprocess(batched_inputs, images.image_sizes, detections, sem_seg)
         if self.visualize:
-            self._add_internals(results, batched_inputs, images, features, bases)
+            add_internals(results, batched_inputs, images, image_maps(self, images, features, bases))
         return results
+
+    def detect(self, images: ImageList, features: dict[str, Tensor]) -> tuple[Tensor, list[Instances]]:
+        """Before blending: the bases (N, K, H, W), and detections with their attention, see `Blender.inference`."""
+        detections, _ = self.proposal_generator(images, features, top_module=self.top_layer)
+        return self.basis_module(features), detections
 
     def _losses(self, batched_inputs: list[dict], images: ImageList, features: dict[str, Tensor]) -> dict[str, Tensor]:
         gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
@@ -196,21 +201,3 @@ class BlendMask(OneStageDetector):
                 )
             results.append(result)
         return results
-
-    def _add_internals(
-        self,
-        results: list[dict],
-        batched_inputs: list[dict],
-        images: ImageList,
-        features: dict[str, Tensor],
-        bases: Tensor,
-    ) -> None:
-        thing_logits = self.basis_module.sem_seg_logits(features) if self.basis_module.loss_on else None
-        for i, (result, x, image_size) in enumerate(zip(results, batched_inputs, images.image_sizes)):
-            result["bases"] = bases[i]
-            if thing_logits is not None:
-                height, width = x.get("height", image_size[0]), x.get("width", image_size[1])
-                padded = F.interpolate(
-                    thing_logits[i : i + 1], images.tensor.shape[-2:], mode="bilinear", align_corners=False
-                )[0]
-                result["sem_thing_seg"] = sem_seg_postprocess(padded, image_size, height, width)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pentamask.common import at_least_float32, mean_count, register
 from pentamask.ops import spatial_attention
+from pentamask.ops.reference import spatial_gate
 
 
 class SpatialAttention(nn.Module):
@@ -28,6 +29,10 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         return spatial_attention(x, self.conv.weight)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The weight of each position of (N, C, H, W), in 0-1: (N, H, W) float32."""
+        return spatial_gate(at_least_float32(x), self.conv.weight)[:, 0]
 
 
 @register(ROI_MASK_HEAD_REGISTRY)

@@ -21,6 +21,7 @@ from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount, Release
 
 from .config import DEFAULT_CLASS_COUNT, add_centermask_config
+from .explain import explain
 from .key_rules import KEY_RULES
 from .releases import PANOPTIC_RELEASES, RELEASES
 from .roi_heads import CenterROIHeads
@@ -92,6 +93,7 @@ class CenterMask(GeneralizedRCNN):
     supports_tta = True
     releases: tuple[Release, ...] = RELEASES
     authors_names = _authors_names("GeneralizedRCNN")
+    explain = explain
 
     @configurable
     def __init__(self, **kwargs: Any) -> None:

@@ -5,6 +5,7 @@ import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
@@ -12,7 +13,10 @@ from torch import nn
 from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.data.pictures import convert_bgr
+from pentamask.engine.checks import BadInput
+from pentamask.explanation import Explanation
 from pentamask.inputs import check_picture, register_input_check
+from pentamask.plugin import declared
 
 
 class Predictor:
@@ -49,18 +53,47 @@ class Predictor:
         Raises:
             ValueError: it is something else than such a picture.
         """
-        check_picture(original_image)
-        height, width = original_image.shape[:2]
-        inputs = T.AugInput(convert_bgr(original_image, self.mapper.image_format))
-        self.mapper.augmentations(inputs)
-        image = torch.from_numpy(inputs.image.transpose(2, 0, 1).copy())
-        (predictions,) = self.model([{"image": image, "height": height, "width": width}])
+        (predictions,) = self.model([self.make_input(original_image)])
         if "instances" in predictions:
             instances = predictions["instances"]
             predictions["instances"] = instances[instances.scores >= self.confidence_threshold]
         if "panoptic_seg" in predictions:
             predictions["panoptic_seg"] = self._confident_segments(*predictions["panoptic_seg"])
         return predictions
+
+    def make_input(self, original_image: np.ndarray) -> dict:
+        """What the model takes for an image: Detectron2's input dict, as the test loader makes it; see `__call__`."""
+        check_picture(original_image)
+        height, width = original_image.shape[:2]
+        inputs = T.AugInput(convert_bgr(original_image, self.mapper.image_format))
+        self.mapper.augmentations(inputs)
+        return {
+            "image": torch.from_numpy(inputs.image.transpose(2, 0, 1).copy()),
+            "height": height,
+            "width": width,
+        }
+
+    @torch.no_grad()
+    def explain(self, original_image: np.ndarray, max_instances: int = 5) -> tuple[np.ndarray, Explanation]:
+        """What goes on inside the model for an image (see `__call__`), about instances above the threshold.
+
+        Args:
+            original_image: as in `__call__`.
+            max_instances: of the best, how many are explained.
+
+        Returns:
+            The picture (H, W, 3) uint8, RGB, to whose pixels the explanation refers, and the explanation.
+
+        Raises:
+            BadInput: the model's class declares no `explain`.
+        """
+        explain = declared(type(self.model), "explain")
+        if explain is None:
+            raise BadInput(f"{type(self.model).__name__} declares no `explain` (see docs/extending.md).")
+        inputs = self.make_input(original_image)
+        (parts,) = explain(self.model, [inputs], max_instances=max_instances, min_score=self.confidence_threshold)
+        picture = convert_image_to_rgb(inputs["image"].permute(1, 2, 0), self.mapper.image_format)
+        return np.ascontiguousarray(picture, dtype=np.uint8), parts
 
     def _confident_segments(self, id_map: torch.Tensor, segments: list[dict]) -> tuple[torch.Tensor, list[dict]]:
         """Void (0) the things of an id map (H, W) whose score is too low."""

@@ -12,6 +12,7 @@ from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount
 
 from .config import add_mask_rcnn_config
+from .explain import explain
 from .key_rules import KEY_RULES
 from .poolers import EXTRA_POOLERS, replace_level_poolers
 from .releases import RELEASES
@@ -37,6 +38,7 @@ class MaskRCNN(GeneralizedRCNN):
     score_thresholds = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST",)
     supports_tta = True
     releases = RELEASES
+    explain = explain
 
     @configurable
     def __init__(self, *, backbone: Backbone, proposal_generator: nn.Module, roi_heads: ROIHeads, **kwargs) -> None:

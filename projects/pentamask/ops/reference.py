@@ -37,9 +37,13 @@ def blend(bases: Tensor, rois: Tensor, attn: Tensor, spatial_scale: float, outpu
 def spatial_attention(input: Tensor, weight: Tensor) -> Tensor:
     """Mean and maximum, convolution, sigmoid, product; see `pentamask.ops.spatial_attention`."""
     features = input.to(compute_type(input))
+    return (features * spatial_gate(features, weight)).to(input.dtype)
+
+
+def spatial_gate(features: Tensor, weight: Tensor) -> Tensor:
+    """The gate (N, 1, H, W), in 0-1, by which `spatial_attention` multiplies features in the type of its sums."""
     maps = torch.cat((features.mean(dim=1, keepdim=True), features.max(dim=1, keepdim=True).values), dim=1)
-    gate = F.conv2d(maps, weight.to(features.dtype), padding=weight.shape[-1] // 2).sigmoid()
-    return (features * gate).to(input.dtype)
+    return F.conv2d(maps, weight.to(features.dtype), padding=weight.shape[-1] // 2).sigmoid()
 
 
 def _axis(location: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:

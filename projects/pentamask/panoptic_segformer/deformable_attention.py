@@ -85,22 +85,34 @@ class MultiScaleDeformableAttention(nn.Module):
         Returns:
             (N, Q, C).
         """
-        layout = (self.num_heads, self.num_levels, self.num_points)
         value = self.value_proj(memory.tokens)
         if memory.padding is not None:
             value = value.masked_fill(memory.padding[..., None], 0.0)
+        shapes, starts = memory.level_table
+        locations, weights = self.samples(query, references, shapes)
+        value = value.unflatten(2, (self.num_heads, -1))
+        return self.output_proj(ms_deform_attn(value, shapes, starts, locations, weights))
+
+    def samples(self, query: Tensor, references: Tensor, shapes: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each query looks.
+
+        Args:
+            query, references: see `forward`.
+            shapes: (L, 2) int64, height and width of each level.
+
+        Returns:
+            With h heads and P points, locations (N, Q, h, L, P, 2), x first, in 0-1 of each level with its padding, and
+            weights (N, Q, h, L, P), which add up to 1 over L and P.
+        """
+        layout = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(2, (*layout, 2))
         weights = (
             self.attention_weights(query).unflatten(2, (self.num_heads, -1)).softmax(dim=-1).unflatten(3, layout[1:])
         )
-        shapes, starts = memory.level_table
         references = references[:, :, None, :, None]
         if references.shape[-1] == 2:
-            locations = references + offsets / shapes.flip(1)[:, None]
-        else:
-            locations = references[..., :2] + offsets / self.num_points * references[..., 2:] * 0.5
-        value = value.unflatten(2, (self.num_heads, -1))
-        return self.output_proj(ms_deform_attn(value, shapes, starts, locations, weights))
+            return references + offsets / shapes.flip(1)[:, None], weights
+        return references[..., :2] + offsets / self.num_points * references[..., 2:] * 0.5, weights
 
 
 class FeedForward(nn.Module):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
+from torchvision.ops import box_convert, clip_boxes_to_image
 
-from pentamask.common import at_least_float32
+from pentamask.common import at_least_float32, vector_of_sizes
 
 from .deformable_attention import FeedForward, Memory, MultiScaleDeformableAttention, init_transformer
 
@@ -132,6 +133,15 @@ class LocationDecoder(nn.Module):
             logits.append(at_least_float32(cls_branch(x)))
             references = boxes[-1].detach()
         return Locations(queries=x, logits=torch.stack(logits), boxes=torch.stack(boxes))
+
+
+def output_boxes(boxes: Tensor, image_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
+    """(n, 4) cxcywh in 0-1 -> xyxy in pixels of the output, cut off at the image's border."""
+    (height, width), (out_height, out_width) = image_size, output_size
+    size = vector_of_sizes([width, height], boxes)
+    pixels = box_convert(boxes, "cxcywh", "xyxy") * size.repeat(2)
+    scale = vector_of_sizes([out_width, out_height], boxes) / size
+    return clip_boxes_to_image(pixels, image_size) * scale.repeat(2)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:

@@ -35,8 +35,12 @@ class AttentionMask(nn.Module):
         Returns:
             (Q, h_1, w_1), at least 0 and unbounded; a pixel is inside above 0.5.
         """
+        return self.masks(self.logits(x, memory, shapes), shapes)
+
+    def logits(self, x: Tensor, memory: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The attention logits (h, Q, h_l * w_l) of each level; arguments as those of `forward`."""
         q, k = self._scaled_query(x), self._split_heads(self.k(memory))
-        return self.masks([q @ k_l.mT for k_l in k.split([h * w for h, w in shapes], dim=1)], shapes)
+        return [q @ k_l.mT for k_l in k.split([h * w for h, w in shapes], dim=1)]
 
     def masks(self, logits: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> Tensor:
         """The masks from the attention logits (h, Q, h_l * w_l) of each level.

@@ -3,7 +3,7 @@
 M masks, each with a class score and a label; labels below the number of thing classes are things.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -113,22 +113,35 @@ _Segments = list[tuple[int, Tensor, float]]
 
 def _mask_wise(scored: ScoredMasks, is_thing: Tensor, options: MergeOptions) -> _Segments:
     """Best score first, every mask takes what is still free (section 3.5, algorithm 1)."""
+    decisions = mask_wise_decisions(scored, is_thing, options)
+    return [(i, free, float(scored.scores[i])) for i, free in decisions if isinstance(free, Tensor)]
+
+
+def mask_wise_decisions(
+    scored: ScoredMasks, is_thing: Tensor, options: MergeOptions
+) -> Iterator[tuple[int, Tensor | str]]:
+    """For each of M masks in their order its number, and the pixels (H, W) bool that it takes or why it takes none.
+
+    Args:
+        scored: the masks.
+        is_thing: (M,) bool.
+        options: thresholds.
+    """
     quality_thresh = torch.where(is_thing, options.quality_thresh_things, options.quality_thresh_stuff)
     areas = scored.inside.sum(dim=(1, 2))
-    candidates = ((scored.scores >= quality_thresh) & (areas > 0)).tolist()
+    good_enough, has_pixels = (scored.scores >= quality_thresh).tolist(), (areas > 0).tolist()
     occupied = scored.inside.new_zeros(scored.inside.shape[1:])
-    segments = []
     for i in scored.scores.argsort(descending=True, stable=True).tolist():
-        if not candidates[i]:
+        if not (good_enough[i] and has_pixels[i]):
+            yield i, "score too low" if has_pixels[i] else "no pixel above 0.5"
             continue
         overlap_thresh = options.overlap_thresh_things if is_thing[i] else options.overlap_thresh_stuff
         if (scored.inside[i] & occupied).sum() / areas[i] > overlap_thresh:
+            yield i, "too much of it is taken"
             continue
         free = scored.inside[i] & ~occupied
         occupied |= free
-        if free.any():
-            segments.append((i, free, float(scored.scores[i])))
-    return segments
+        yield i, free if free.any() else "all of it is taken"
 
 
 def _pixel_argmax(masks: Tensor, class_scores: Tensor, size: tuple[int, int], options: MergeOptions) -> _Segments:

@@ -9,10 +9,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, GeneralizedRCNN, b
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from torch import Tensor, nn
-from torchvision.ops import box_convert, clip_boxes_to_image
 
 from pentamask.checkpoint.key_map import register_key_rules
-from pentamask.common import at_least_float32, register, vector_of_sizes
+from pentamask.common import at_least_float32, register
 from pentamask.data.panoptic import PanopticLabels, find_metadata
 from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount
@@ -30,8 +29,9 @@ from .criterion import (
 )
 from .deformable_attention import Memory
 from .encoder import DeformableEncoder
+from .explain import explain
 from .key_rules import KEY_RULES
-from .location_decoder import LocationDecoder, Locations, class_branch, copies_of
+from .location_decoder import LocationDecoder, Locations, class_branch, copies_of, output_boxes
 from .mask_decoder import MaskDecoder
 from .matcher import Things, Weights
 from .merging import MergeOptions, ScoredMasks, merge, score_masks
@@ -65,6 +65,7 @@ class PanopticSegFormer(nn.Module):
         "MODEL.PANOPTIC_SEGFORMER.MERGE.QUALITY_THRESH_STUFF",
     )
     releases = RELEASES
+    explain = explain
 
     # Normalising, padding and batching. None of the released backbones asks for padding: there it is to the largest
     # image of the batch only.
@@ -270,9 +271,7 @@ class PanopticSegFormer(nn.Module):
     ) -> dict:
         """The results for image `n` of the batch."""
         tokens, shapes = memory.image(n, len(self.in_features))
-        class_scores, index = locations.logits[-1, n].sigmoid().flatten().sort(descending=True, stable=True)
-        class_scores, index = class_scores[: self.max_things], index[: self.max_things]
-        queries, labels = index // self.num_thing_classes, index % self.num_thing_classes
+        class_scores, queries, labels = self.select_things(locations, n)
         masks = self.thing_mask_decoder(locations.queries[n, queries], tokens, shapes)[1][-1]
         result, scored = {}, None
         if "instances" in self.tasks:
@@ -297,6 +296,12 @@ class PanopticSegFormer(nn.Module):
             result["sem_seg"] = self._sem_seg(*segments)
         return result
 
+    def select_things(self, locations: Locations, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best classes of the queries of image `n`, best first: class scores, numbers of the queries, labels."""
+        class_scores, index = locations.logits[-1, n].sigmoid().flatten().sort(descending=True, stable=True)
+        class_scores, index = class_scores[: self.max_things], index[: self.max_things]
+        return class_scores, index // self.num_thing_classes, index % self.num_thing_classes
+
     def _panoptic_seg(
         self, masks: Tensor, class_scores: Tensor, labels: Tensor, size: tuple[int, int], scored: ScoredMasks | None
     ) -> tuple[Tensor, list[dict]]:
@@ -316,15 +321,6 @@ class PanopticSegFormer(nn.Module):
         index = channels[labels][:, None, None].expand_as(masks)
         scores.scatter_reduce_(0, index, class_scores[:, None, None] * masks, "amax")
         return sem_seg_postprocess(scores, tuple(masks.shape[1:]), *size)
-
-
-def output_boxes(boxes: Tensor, image_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
-    """(n, 4) cxcywh in 0-1 -> xyxy in pixels of the output, cut off at the image's border."""
-    (height, width), (out_height, out_width) = image_size, output_size
-    size = vector_of_sizes([width, height], boxes)
-    pixels = box_convert(boxes, "cxcywh", "xyxy") * size.repeat(2)
-    scale = vector_of_sizes([out_width, out_height], boxes) / size
-    return clip_boxes_to_image(pixels, image_size) * scale.repeat(2)
 
 
 def instances_from_masks(scored: ScoredMasks, boxes: Tensor, labels: Tensor) -> Instances:

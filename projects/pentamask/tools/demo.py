@@ -53,7 +53,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     source.add_argument("--ground-truth", metavar="DATASET", help="images of a registered dataset, beside their truth")
     parser.add_argument("--output", metavar="FILE_OR_DIR", help="where to save; without it a window opens")
-    parser.add_argument("--confidence-threshold", type=_score, default=0.5, help="lowest score of an instance to show")
+    parser.add_argument("--confidence-threshold", type=score, default=0.5, help="lowest score of an instance to show")
     parser.add_argument("--save-json", metavar="FILE", help="also write what is found, in COCO's format of results")
     parser.add_argument("--save-masks", metavar="DIR", help="also write a PNG of each instance, or of all segments")
     parser.add_argument(
@@ -66,7 +66,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _score(text: str) -> float:
+def score(text: str) -> float:
     """A number from 0 to 1, for argparse."""
     value = float(text)
     if not 0 <= value <= 1:
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
         paths = find_images(args.input)
         targets = output_paths(paths, args.output)
         saver = Saver(args.save_json, args.save_masks)
-        predictor, metadata = _build_predictor(args)
+        predictor, metadata = build_predictor(args)
         run_on_images(predictor, metadata, paths, targets, saver)
         return
     if args.save_json or args.save_masks:
@@ -98,13 +98,13 @@ def main(args: argparse.Namespace) -> None:
         check_registered(args.ground_truth, "--ground-truth")
         if not args.output:
             raise BadInput("--ground-truth needs --output, the file of the picture that it makes.")
-        predictor, _ = _build_predictor(args)
+        predictor, _ = build_predictor(args)
         _draw_ground_truth(predictor, args.ground_truth, args.output)
         return
     if args.webcam and args.output:
         raise BadInput("--output cannot be combined with --webcam.")
     with open_video(0 if args.webcam else args.video_input) as video:
-        predictor, metadata = _build_predictor(args)
+        predictor, metadata = build_predictor(args)
         run_on_video(predictor, metadata, video, args.video_input or "webcam", args.output)
 
 
@@ -117,7 +117,8 @@ def _draw_ground_truth(predictor: Predictor, dataset: str, output: str) -> None:
     _save(np.asarray(picture), output)
 
 
-def _build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
+def build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
+    """The model that a tool's --config-file, --opts and --confidence-threshold name, and its dataset's metadata."""
     config_file = find_config_file(args.config_file)
     if config_file.endswith(".py"):
         cfg = load_lazy_config(config_file, args.opts)

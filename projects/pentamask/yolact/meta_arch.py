@@ -20,8 +20,9 @@ from pentamask.plugin import ClassCount
 
 from .anchors import check_anchors, prior_boxes
 from .config import add_yolact_config
+from .explain import explain
 from .fpn import xavier_init
-from .inference import Postprocessor
+from .inference import Detections, Postprocessor
 from .key_rules import KEY_RULES
 from .losses import Targets, YolactLoss
 from .mask_networks import MASK_IOU_MIN_SIDE, MaskIoUNet, ProtoNet
@@ -55,6 +56,7 @@ class YOLACT(nn.Module):
     class_counts = (ClassCount("thing_classes", "MODEL.YOLACT.NUM_CLASSES", lazy_keys=("num_classes",)),)
     score_thresholds = ("MODEL.YOLACT.SCORE_THRESH_TEST",)
     releases = RELEASES
+    explain = explain
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -194,8 +196,7 @@ class YOLACT(nn.Module):
                 )
         results = []
         for i, x in enumerate(batched_inputs):
-            loc, logits, coefficients = (output[i] for output in predictions.outputs)
-            detections = self.postprocessor.detect(loc, logits, coefficients, predictions.priors)
+            detections = self.detect(predictions, i)
             height, width = x.get("height", x["image"].shape[1]), x.get("width", x["image"].shape[2])
             instances = self.postprocessor.instances(
                 detections, predictions.prototypes[i], height, width, self.mask_iou_net
@@ -219,6 +220,11 @@ class YOLACT(nn.Module):
         priors = prior_boxes(level_sizes, self.anchor_scales, self.aspect_ratios, self.image_size, self.square_anchors)
         priors = upload(priors.to(outputs.loc.dtype), outputs.loc.device)
         return Predictions(outputs, at_least_float32(self.proto_net(levels[0])), priors)
+
+    def detect(self, predictions: Predictions, i: int) -> Detections:
+        """The detections in image `i` of the batch."""
+        loc, logits, coefficients = (output[i] for output in predictions.outputs)
+        return self.postprocessor.detect(loc, logits, coefficients, predictions.priors)
 
     def _targets(self, x: dict) -> Targets:
         gt: Instances = x["instances"].to(self.device)
