@@ -3,8 +3,8 @@
     python dev/cuda_report.py [--before LIBRARY] [--all] [LIBRARY]
 
 LIBRARY is a compiled extension (default: that of `make cuda`, which prints this table itself). With --before, each cell
-says what it was there. "loop" is the largest loop that reads or writes memory outside the block and holds no other such
-loop: what a kernel repeats per point, channel or map. Needs cuobjdump and nvdisasm: CUDA's, or those of triton.
+says what it was there. "loops" are those that use memory outside the block and hold no other such loop: what a kernel
+repeats per point, channel or map. Needs cuobjdump and nvdisasm: CUDA's, or those of triton.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 LIBRARY = Path(__file__).resolve().parent.parent / "build" / "cuda" / "lib" / "pentamask" / "_C.abi3.so"
-SHOWN = ("<float, float", "<__half, float")  # bfloat16's code is like float16's
+SHOWN = ("float, float", "__half, float")  # bfloat16's code is like float16's
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", re.MULTILINE)
 MEMORY = re.compile(r"\b(LDG?|STG?|RED|ATOMG?)\b(?!S)")
 JUMP = re.compile(r"\bBRA(?:\.\w+)*\s+(?:!?U?P\w+,\s*)*(?:`\(|)(0x[0-9a-f]+)")
@@ -28,7 +28,7 @@ class Kernel(NamedTuple):
     """One kernel for one architecture."""
 
     instructions: int
-    loop: int
+    loops: str
     registers: int
     stack: int
     shared: int
@@ -44,8 +44,8 @@ def tools() -> Path | None:
     return folder if (folder / "cuobjdump").exists() else None
 
 
-def inner_loop(code: str) -> int:
-    """Instructions of the largest innermost loop that accesses global memory; 0 if there is none."""
+def inner_loops(code: str) -> str:
+    """Instructions of each innermost loop that accesses global memory, in order."""
     lines = [(int(address, 16), text) for address, text in INSTRUCTION.findall(code)]
     accesses = [address for address, text in lines if MEMORY.search(text)]
     loops = []
@@ -55,7 +55,7 @@ def inner_loop(code: str) -> int:
         if start < address and any(start <= access <= address for access in accesses):
             loops.append((start, address))
     innermost = [a for a in loops if not any(a[0] <= b[0] and b[1] <= a[1] and a != b for b in loops)]
-    return max((sum(start <= address <= end for address, _ in lines) for start, end in innermost), default=0)
+    return ", ".join(str(sum(start <= address <= end for address, _ in lines)) for start, end in sorted(innermost))
 
 
 def dump(library: Path, option: str) -> list[tuple[str, str]]:
@@ -71,8 +71,9 @@ def dump(library: Path, option: str) -> list[tuple[str, str]]:
 def readable(symbol: str) -> str:
     """`ms_deform_attn: forward_kernel<float, float, 4>` of the symbol of that kernel in ms_deform_attn_kernel.cu."""
     source = re.search(r"_([a-z]\w*?)_kernel_cu_", symbol)
-    name = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=True).stdout.split("(")
-    function = "(".join(name[:-1] if len(name) > 2 else name[:1]).split("::")[-1]
+    name = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=True).stdout
+    kernel = re.search(r"(\w+(?:<[^()]*?>)?)\(", name.replace("(anonymous namespace)", ""))
+    function = kernel[1] if kernel is not None else name.strip()
     return f"{source[1]}: {function}" if source is not None else function
 
 
@@ -89,7 +90,7 @@ def kernels(library: Path) -> dict[tuple[str, str], Kernel]:
             sass = code[symbol, architecture]
             found[readable(symbol), architecture] = Kernel(
                 len(INSTRUCTION.findall(sass)),
-                inner_loop(sass),
+                inner_loops(sass),
                 numbers["REG"],
                 numbers["STACK"] + numbers["LOCAL"],
                 numbers["SHARED"],

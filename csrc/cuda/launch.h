@@ -10,9 +10,10 @@ namespace pentamask::cuda {
 template <typename T, typename C>
 cudaError_t blend(const BlendArgs<T, C>& args, T* out, cudaStream_t stream);
 
-// grad_bases and grad_attn must hold zeros.
+// grad_bases must hold zeros. grad_logits is scratch for grad_attn: [instances, maps, output_size, output_size].
 template <typename T, typename C>
-cudaError_t blend_grad(const BlendArgs<T, C>& args, const T* grad_out, C* grad_bases, C* grad_attn, cudaStream_t stream);
+cudaError_t blend_grad(
+    const BlendArgs<T, C>& args, const T* grad_out, C* grad_bases, C* grad_attn, C* grad_logits, cudaStream_t stream);
 
 // Numbers of scratch that the two functions below need.
 template <typename T>

@@ -20,7 +20,13 @@ struct DeformAttnInputs {
         shapes(spatial_shapes.contiguous()),
         starts(level_start_index.contiguous()),
         locations(sampling_locations.to(compute_type(value_in.scalar_type())).contiguous()),
-        weights(attention_weights.to(compute_type(value_in.scalar_type())).contiguous()) {}
+        weights(attention_weights.to(compute_type(value_in.scalar_type())).contiguous()) {
+    // The kernels count both in 32 bit.
+    TORCH_CHECK_VALUE(
+        value.size(2) * value.size(3) <= INT32_MAX && locations.size(3) * locations.size(4) <= INT32_MAX,
+        "ms_deform_attn: on a GPU a token has less than 2^31 numbers and a query less than 2^31 points, got ", value.sizes(), " and ",
+        locations.sizes());
+  }
 
   template <typename T, typename C>
   DeformAttnArgs<T, C> args() const {
@@ -35,8 +41,10 @@ Tensor forward(
   check_ms_deform_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
   const c10::cuda::CUDAGuard guard(value.device());
   const DeformAttnInputs inputs(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
-  Tensor out = at::zeros({value.size(0), sampling_locations.size(1), value.size(2) * value.size(3)}, value.options());
-  if (sampling_locations.numel() > 0 && out.numel() > 0) {
+  const int64_t size[] = {value.size(0), sampling_locations.size(1), value.size(2) * value.size(3)};
+  const bool samples = sampling_locations.numel() > 0;
+  Tensor out = samples ? at::empty(size, value.options()) : at::zeros(size, value.options());
+  if (samples && out.numel() > 0) {
     dispatch(value.scalar_type(), [&](auto types) {
       using T = typename decltype(types)::T;
       using C = typename decltype(types)::C;
@@ -59,10 +67,15 @@ std::tuple<Tensor, Tensor, Tensor> backward(
   const DeformAttnInputs inputs(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
   const Tensor grad = packed(grad_out.to(value.scalar_type()));
   const auto options = value.options().dtype(compute_type(value.scalar_type()));
-  const auto make = [&](bool wanted, const Tensor& like) { return at::zeros(wanted ? like.sizes() : at::IntArrayRef{0}, options); };
-  Tensor grad_value = make(value_grad, value), grad_locations = make(locations_grad, sampling_locations);
-  Tensor grad_weights = make(weights_grad, attention_weights);
-  if (sampling_locations.numel() > 0 && grad.numel() > 0) {
+  const bool launched = sampling_locations.numel() > 0 && grad.numel() > 0;
+  const auto size = [](bool wanted, const Tensor& like) { return wanted ? like.sizes() : at::IntArrayRef{0}; };
+  // The kernel adds to the gradient of `value` and writes the other two.
+  const auto make = [&](bool wanted, const Tensor& like) {
+    return launched ? at::empty(size(wanted, like), options) : at::zeros(size(wanted, like), options);
+  };
+  Tensor grad_value = at::zeros(size(value_grad, value), options);
+  Tensor grad_locations = make(locations_grad, sampling_locations), grad_weights = make(weights_grad, attention_weights);
+  if (launched) {
     dispatch(value.scalar_type(), [&](auto types) {
       using T = typename decltype(types)::T;
       using C = typename decltype(types)::C;

@@ -11,6 +11,9 @@ using at::Tensor;
 
 template <typename T>
 SpatialAttentionArgs<T> arguments(const Tensor& input, const Tensor& weight) {
+  // The kernels count the numbers of a RoI in 32 bit.
+  TORCH_CHECK_VALUE(
+      input.numel() / input.size(0) <= INT32_MAX, "spatial_attention: on a GPU a RoI has less than 2^31 numbers, got ", input.sizes());
   return {read<T>(input), read<T>(weight), input.size(0), input.size(1), input.size(2), input.size(3), weight.size(3),
           !input.is_contiguous()};
 }
@@ -53,8 +56,9 @@ std::tuple<Tensor, Tensor> backward(
   const Tensor grad = grad_out.to(type).contiguous(layout), gate = gate_in.contiguous();
   Tensor grad_input = input_grad ? at::empty_like(input) : at::empty({0}, input.options());
   // One gradient a RoI, added afterwards: no atomic adds.
-  Tensor grad_weights = at::zeros(
-      {weight_grad ? input.size(0) : 0, 2, weight.size(2), weight.size(3)}, weight.options().dtype(compute_type(type)));
+  const int64_t size[] = {weight_grad ? input.size(0) : 0, 2, weight.size(2), weight.size(3)};
+  const auto options = weight.options().dtype(compute_type(type));
+  Tensor grad_weights = input.numel() > 0 ? at::empty(size, options) : at::zeros(size, options);
   if (input.numel() > 0) {
     dispatch(type, [&](auto types) {
       using T = typename decltype(types)::T;

@@ -8,12 +8,13 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
+constexpr int kBlocks = 3;  // at a time on a multiprocessor, which limits the registers
 constexpr int64_t kSharedNumbers = 5120;  // maps that fit are kept in shared memory, larger ones in the scratch buffer
 
 // How a block reads an RoI: `span` threads side by side along the pixels, `groups` of them along the channels; with
 // channels-last a warp a pixel.
 struct Layout {
-  int64_t pixels, channels, pixel_stride, channel_stride;
+  int32_t pixels, channels, pixel_stride, channel_stride;
   int span, groups;
 };
 
@@ -23,9 +24,25 @@ __host__ __device__ inline int span_of(int64_t pixels) {
 
 template <typename T>
 __device__ __forceinline__ Layout layout_of(const SpatialAttentionArgs<T>& args) {
-  const int64_t pixels = args.height * args.width;
+  const int32_t pixels = static_cast<int32_t>(args.height * args.width), channels = static_cast<int32_t>(args.channels);
   const int span = span_of(pixels);
-  return {pixels, args.channels, args.channels_last ? args.channels : 1, args.channels_last ? 1 : pixels, span, kThreads / span};
+  return {pixels, channels, args.channels_last ? channels : 1, args.channels_last ? 1 : pixels, span, kThreads / span};
+}
+
+// Calls at_pixel(pixel)(channel, place) for every number of an RoI. What at_pixel gives holds what all channels share.
+template <typename AtPixel>
+__device__ __forceinline__ void for_each_number(const Layout& at, const AtPixel& at_pixel) {
+  const bool by_warp = at.channel_stride == 1;
+  const int across = by_warp ? 32 : at.span, groups = by_warp ? kWarps : at.groups;
+  const int column = threadIdx.x % across, group = threadIdx.x / across;
+  const int32_t first_pixel = by_warp ? group : column, pixel_step = by_warp ? groups : across;
+  const int32_t first_channel = by_warp ? column : group, channel_step = by_warp ? across : groups;
+  for (int32_t pixel = first_pixel; group < groups && pixel < at.pixels; pixel += pixel_step) {
+    const auto at_channel = at_pixel(pixel);
+    for (int32_t channel = first_channel; channel < at.channels; channel += channel_step) {
+      at_channel(channel, channel * at.channel_stride + pixel * at.pixel_stride);
+    }
+  }
 }
 
 // What one pixel is reduced to. The forward pass uses sum, most and index; the backward pass sum and product.
@@ -49,20 +66,25 @@ struct Reduced {
 
 template <typename T, typename C>
 __device__ __forceinline__ Reduced<C> reduce_range(
-    const T* input, const T* grad, const Layout& at, int64_t pixel, int64_t first, int64_t last, int64_t step) {
+    const T* input, const T* grad, const Layout& at, int32_t pixel, int32_t first, int32_t last, int32_t step) {
   Reduced<C> result{C(0), C(0), C(0), -1};
-  for (int64_t c = first; c < last; c += step) {
-    const int64_t place = c * at.channel_stride + pixel * at.pixel_stride;
+  for (int32_t c = first; c < last; c += step) {
+    const int32_t place = c * at.channel_stride + pixel * at.pixel_stride;
     const C x = widen(input[place]);
     result.sum += x;
     if (grad != nullptr) {
       result.product += x * widen(grad[place]);
     } else if (result.index < 0 || (!(x <= result.most) && result.most == result.most)) {
       result.most = x;
-      result.index = static_cast<int32_t>(c);
+      result.index = c;
     }
   }
   return result;
+}
+
+// Where part `part` of `parts` begins.
+__device__ __forceinline__ int32_t share_of(int32_t total, int part, int parts) {
+  return static_cast<int32_t>(int64_t{total} * part / parts);
 }
 
 // Calls finish(pixel, reduced) once a pixel. `partial`: kThreads places in shared memory.
@@ -70,7 +92,7 @@ template <typename T, typename C, typename Finish>
 __device__ __forceinline__ void reduce_channels(
     const T* input, const T* grad, const Layout& at, Reduced<C>* partial, const Finish& finish) {
   if (at.channel_stride == 1) {
-    for (int64_t pixel = threadIdx.x / 32; pixel < at.pixels; pixel += kWarps) {
+    for (int32_t pixel = threadIdx.x / 32; pixel < at.pixels; pixel += kWarps) {
       Reduced<C> result = reduce_range<T, C>(input, grad, at, pixel, threadIdx.x % 32, at.channels, 32);
       for (int offset = 16; offset > 0; offset /= 2) {
         Reduced<C> other;
@@ -87,12 +109,12 @@ __device__ __forceinline__ void reduce_channels(
     return;
   }
   const int column = threadIdx.x % at.span, group = threadIdx.x / at.span;
-  for (int64_t base = 0; base < at.pixels; base += at.span) {
-    const int64_t pixel = base + column;
+  for (int32_t base = 0; base < at.pixels; base += at.span) {
+    const int32_t pixel = base + column;
     const bool active = pixel < at.pixels && group < at.groups;
     if (active) {
       partial[threadIdx.x] = reduce_range<T, C>(
-          input, grad, at, pixel, at.channels * group / at.groups, at.channels * (group + 1) / at.groups, 1);
+          input, grad, at, pixel, share_of(at.channels, group, at.groups), share_of(at.channels, group + 1, at.groups), 1);
     }
     __syncthreads();
     if (active && group == 0) {
@@ -109,14 +131,17 @@ __device__ __forceinline__ void reduce_channels(
 // One output of the convolution of `map` with kernel x kernel taps, zero outside; or of its transpose.
 template <typename T, typename C>
 __device__ __forceinline__ C convolve(
-    const SpatialAttentionArgs<T>& args, const C* map, const T* weight, int64_t pixel, bool transpose) {
-  const int row = static_cast<int>(pixel / args.width), column = static_cast<int>(pixel % args.width);
-  const int kernel = static_cast<int>(args.kernel), taps = kernel * kernel;
+    const SpatialAttentionArgs<T>& args, const C* map, const T* weight, int32_t pixel, bool transpose) {
+  const int32_t height = static_cast<int32_t>(args.height), width = static_cast<int32_t>(args.width);
+  const int32_t kernel = static_cast<int32_t>(args.kernel), half = kernel / 2, row = pixel / width, column = pixel - row * width;
+  const T* tap = transpose ? weight + kernel * kernel - 1 : weight;
+  const int step = transpose ? -1 : 1;
   C sum = C(0);
-  for (int tap = 0; tap < taps; ++tap) {
-    const int y = row + tap / kernel - kernel / 2, x = column + tap % kernel - kernel / 2;
-    if (y >= 0 && y < args.height && x >= 0 && x < args.width) {
-      sum += widen(weight[transpose ? taps - 1 - tap : tap]) * map[y * args.width + x];
+  for (int32_t y = row - half; y < row - half + kernel; ++y) {
+    for (int32_t x = column - half; x < column - half + kernel; ++x, tap += step) {
+      if (y >= 0 && y < height && x >= 0 && x < width) {
+        sum += widen(*tap) * map[y * width + x];
+      }
     }
   }
   return sum;
@@ -129,7 +154,7 @@ __device__ __forceinline__ C* maps_of(const SpatialAttentionArgs<T>& args, int64
 }
 
 template <typename T, typename C>
-__global__ void __launch_bounds__(kThreads) forward_kernel(
+__global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(
     const SpatialAttentionArgs<T> args, T* out, C* gate, int64_t* argmax, C* scratch) {
   __shared__ C shared[kSharedNumbers * sizeof(float) / sizeof(C)];
   __shared__ Reduced<C> partial[kThreads];
@@ -137,8 +162,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(
   C* mean = maps_of(args, 3, shared, scratch);
   C *most = mean + at.pixels, *gates = most + at.pixels;
   for (int64_t n = blockIdx.x; n < args.batch; n += gridDim.x) {
-    const int64_t start = n * at.channels * at.pixels;
-    reduce_channels<T, C>(args.input + start, nullptr, at, partial, [&](int64_t pixel, const Reduced<C>& reduced) {
+    const int64_t start = n * args.channels * at.pixels;
+    reduce_channels<T, C>(args.input + start, nullptr, at, partial, [&](int32_t pixel, const Reduced<C>& reduced) {
       mean[pixel] = reduced.sum / C(at.channels);
       most[pixel] = reduced.most;
       if (argmax != nullptr) {
@@ -146,17 +171,18 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(
       }
     });
     __syncthreads();
-    for (int64_t pixel = threadIdx.x; pixel < at.pixels; pixel += kThreads) {
+    for (int32_t pixel = threadIdx.x; pixel < at.pixels; pixel += kThreads) {
       const C sum = convolve(args, mean, args.weight, pixel, false) +
           convolve(args, most, args.weight + args.kernel * args.kernel, pixel, false);
       gates[pixel] = C(1) / (C(1) + exp(-sum));
       gate[n * at.pixels + pixel] = gates[pixel];
     }
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < at.channels * at.pixels; i += kThreads) {
-      const int64_t pixel = args.channels_last ? i / at.channels : i % at.pixels;
-      narrow(widen(args.input[start + i]) * gates[pixel], out[start + i]);
-    }
+    for_each_number(at, [&](int32_t pixel) {
+      return [g = gates[pixel], from = args.input + start, to = out + start](int32_t, int32_t place) {
+        narrow(widen(from[place]) * g, to[place]);
+      };
+    });
     __syncthreads();
   }
 }
@@ -168,12 +194,13 @@ __device__ __forceinline__ void write_tap_grads(
   const int kernel = static_cast<int>(args.kernel), taps = kernel * kernel;
   for (int tap = threadIdx.x / 32; tap < 2 * taps; tap += kWarps) {
     const C* map = tap < taps ? mean : most;
-    const int dy = tap % taps / kernel - kernel / 2, dx = tap % taps % kernel - kernel / 2;
+    const int32_t height = static_cast<int32_t>(args.height), width = static_cast<int32_t>(args.width);
+    const int32_t dy = tap % taps / kernel - kernel / 2, dx = tap % taps % kernel - kernel / 2;
     C sum = C(0);
-    for (int64_t pixel = threadIdx.x % 32; pixel < args.height * args.width; pixel += 32) {
-      const int64_t y = pixel / args.width + dy, x = pixel % args.width + dx;
-      if (y >= 0 && y < args.height && x >= 0 && x < args.width) {
-        sum += slope[pixel] * map[y * args.width + x];
+    for (int32_t pixel = threadIdx.x % 32; pixel < height * width; pixel += 32) {
+      const int32_t row = pixel / width, y = row + dy, x = pixel - row * width + dx;
+      if (y >= 0 && y < height && x >= 0 && x < width) {
+        sum += slope[pixel] * map[y * width + x];
       }
     }
     for (int offset = 16; offset > 0; offset /= 2) {
@@ -186,7 +213,7 @@ __device__ __forceinline__ void write_tap_grads(
 }
 
 template <typename T, typename C>
-__global__ void __launch_bounds__(kThreads) backward_kernel(
+__global__ void __launch_bounds__(kThreads, kBlocks) backward_kernel(
     const SpatialAttentionArgs<T> args, const T* grad_out, const C* gate, const int64_t* argmax, T* grad_input, C* grad_weights,
     C* scratch) {
   __shared__ C shared[kSharedNumbers * sizeof(float) / sizeof(C)];
@@ -196,33 +223,36 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(
   C* slope = maps_of(args, 5, shared, scratch);
   C *mean = slope + at.pixels, *most = mean + at.pixels, *grad_mean = most + at.pixels, *grad_most = grad_mean + at.pixels;
   for (int64_t n = blockIdx.x; n < args.batch; n += gridDim.x) {
-    const int64_t start = n * at.channels * at.pixels;
+    const int64_t start = n * args.channels * at.pixels;
     const int64_t* winner = argmax + n * at.pixels;
     const C* gates = gate + n * at.pixels;
-    reduce_channels<T, C>(args.input + start, grad_out + start, at, partial, [&](int64_t pixel, const Reduced<C>& reduced) {
+    reduce_channels<T, C>(args.input + start, grad_out + start, at, partial, [&](int32_t pixel, const Reduced<C>& reduced) {
       const C g = gates[pixel];
       slope[pixel] = reduced.product * g * (C(1) - g);  // the gradient behind the convolution
       mean[pixel] = reduced.sum / C(at.channels);
       const int64_t peak = winner[pixel];
       const bool exists = peak >= 0 && peak < at.channels;  // checking the caller's argmax on the host would stall the stream
-      most[pixel] = exists ? widen(args.input[start + peak * at.channel_stride + pixel * at.pixel_stride]) : C(0);
+      const int32_t place = exists ? static_cast<int32_t>(peak) * at.channel_stride + pixel * at.pixel_stride : 0;
+      most[pixel] = exists ? widen(args.input[start + place]) : C(0);
     });
     __syncthreads();
     if (grad_weights != nullptr) {
       write_tap_grads(args, slope, mean, most, grad_weights + n * 2 * taps);
     }
     if (grad_input != nullptr) {
-      for (int64_t pixel = threadIdx.x; pixel < at.pixels; pixel += kThreads) {
+      for (int32_t pixel = threadIdx.x; pixel < at.pixels; pixel += kThreads) {
         grad_mean[pixel] = convolve(args, slope, args.weight, pixel, true) / C(at.channels);
         grad_most[pixel] = convolve(args, slope, args.weight + taps, pixel, true);
       }
       __syncthreads();
-      for (int64_t i = threadIdx.x; i < at.channels * at.pixels; i += kThreads) {
-        const int64_t pixel = args.channels_last ? i / at.channels : i % at.pixels;
-        const int64_t channel = args.channels_last ? i % at.channels : i / at.pixels;
-        const C peak = channel == winner[pixel] ? grad_most[pixel] : C(0);
-        narrow(widen(grad_out[start + i]) * gates[pixel] + grad_mean[pixel] + peak, grad_input[start + i]);
-      }
+      for_each_number(at, [&](int32_t pixel) {
+        const T* from = grad_out + start;
+        T* to = grad_input + start;
+        return [g = gates[pixel], mean = grad_mean[pixel], most = grad_most[pixel], peak = winner[pixel], from, to](
+                   int32_t channel, int32_t place) {
+          narrow(widen(from[place]) * g + mean + (channel == peak ? most : C(0)), to[place]);
+        };
+      });
     }
     __syncthreads();
   }

@@ -19,7 +19,7 @@ BUILD = ROOT / "build" / "cuda_emulation"
 REWRITES = [
     (r"#include <(?:cuda_\w+|c10/cuda/\w+)\.h>", "#include <emulation.h>"),
     (
-        r"__global__ void __launch_bounds__\((\w+)\)\s+(\w+)\(([^{]*)\) \{",
+        r"__global__ void __launch_bounds__\((\w+)(?:, \w+)?\)\s+(\w+)\(([^{]*)\) \{",
         r"void \2(\3) { emulation::check_launch_bounds(\1);",
     ),
     (r"__shared__ (.+?) (\w+)\[(.+)\];", r"auto& \2 = emulation::shared<\1[\3], __LINE__>();"),
