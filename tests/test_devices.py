@@ -26,7 +26,7 @@ MODELS = {
     "CenterMask_Lite": (FCOS, "detect"),
     "YOLACT": (Postprocessor, "detect"),
     "MaskRCNN": (DefaultAnchorGenerator, "forward"),  # which are Detectron2's, made on the CPU
-    "PanopticSegFormer": (PanopticSegFormer, "_inference"),
+    "PanopticSegFormer": (PanopticSegFormer, "_panoptic_seg"),
 }
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]

@@ -75,6 +75,7 @@ class PanopticSegFormer(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
     category_ids: Tensor
+    semantic_channels: Tensor
 
     @configurable
     def __init__(
@@ -131,7 +132,12 @@ class PanopticSegFormer(nn.Module):
         self.tasks = tuple(tasks)
         if category_ids is None:
             category_ids = range(num_thing_classes + num_stuff_classes)
-        self.register_buffer("category_ids", torch.tensor(list(category_ids), dtype=torch.int64), False)
+        # On the host as well, so that naming a segment does not wait for the GPU.
+        self.host_category_ids = [int(number) for number in category_ids]
+        channels = _semantic_channels(self.host_category_ids, num_thing_classes)
+        self.num_semantic_channels = max(channels) + 1
+        self.register_buffer("category_ids", torch.tensor(self.host_category_ids, dtype=torch.int64), False)
+        self.register_buffer("semantic_channels", torch.tensor(channels, dtype=torch.int64), False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         register_key_rules(self, self.key_rules)
@@ -308,19 +314,21 @@ class PanopticSegFormer(nn.Module):
         """`merge`, with the dataset's ids of the classes."""
         ids, infos = merge(masks, class_scores, labels, size, self.num_thing_classes, self.merge_options, scored)
         for info in infos:
-            info["category_id"] = int(self.category_ids[info["category_id"]])
+            info["category_id"] = self.host_category_ids[info["category_id"]]
         return ids, infos
 
     def _sem_seg(self, masks: Tensor, class_scores: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor:
         """For every semantic class the largest class score times mask value of its masks: (classes, height, width)."""
-        thing_ids, stuff_ids = self.category_ids.split([self.num_thing_classes, self.num_stuff_classes])
-        if torch.isin(thing_ids, stuff_ids).any():
-            thing_ids = torch.zeros_like(thing_ids)  # the separated form of datasets has one label for all things
-        channels = torch.cat([thing_ids, stuff_ids])
-        scores = masks.new_zeros((int(channels.max()) + 1, *masks.shape[1:]))
-        index = channels[labels][:, None, None].expand_as(masks)
+        scores = masks.new_zeros((self.num_semantic_channels, *masks.shape[1:]))
+        index = self.semantic_channels[labels][:, None, None].expand_as(masks)
         scores.scatter_reduce_(0, index, class_scores[:, None, None] * masks, "amax")
         return sem_seg_postprocess(scores, tuple(masks.shape[1:]), *size)
+
+
+def _semantic_channels(category_ids: list[int], num_things: int) -> list[int]:
+    """Each label's channel of the semantic scores; the separated form of datasets has one, 0, for all things."""
+    things, stuff = category_ids[:num_things], category_ids[num_things:]
+    return [0] * len(things) + stuff if set(things) & set(stuff) else category_ids
 
 
 def instances_from_masks(scored: ScoredMasks, boxes: Tensor, labels: Tensor) -> Instances:
