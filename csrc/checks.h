@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <optional>
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
@@ -141,6 +142,62 @@ inline void check_ms_deform_attn(
   check_device(level_start_index, value, op, "level_start_index", "value");
   check_device(sampling_locations, value, op, "sampling_locations", "value");
   check_device(attention_weights, value, op, "attention_weights", "value");
+}
+
+constexpr int64_t kColumnBlock = 16;  // columns of a packed matrix that lie side by side
+
+inline void check_same_type(const at::Tensor& tensor, const at::Tensor& first, const char* op, const char* name) {
+  TORCH_CHECK_TYPE(
+      tensor.scalar_type() == first.scalar_type(),
+      op, ": expected `", name, "` in ", first.scalar_type(), " as `input`, got ", tensor.scalar_type());
+  check_device(tensor, first, op, name, "input");
+}
+
+// A packed matrix [..., blocks, depth, 16] that holds `columns`, and the bias.
+inline void check_packed(
+    const at::Tensor& input, const at::Tensor& weight, at::IntArrayRef sizes, const std::optional<at::Tensor>& bias, int64_t columns,
+    const char* op) {
+  TORCH_CHECK_TYPE(
+      input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble,
+      op, ": expected `input` in float32 or float64, got ", input.scalar_type());
+  check_sizes(weight, sizes, op, "weight");
+  check_same_type(weight, input, op, "weight");
+  if (bias) {
+    check_sizes(*bias, {columns}, op, "bias");
+    check_same_type(*bias, input, op, "bias");
+  }
+}
+
+inline int64_t column_blocks(int64_t columns, const char* op, const char* name) {
+  TORCH_CHECK_VALUE(columns >= 1 && columns <= INT32_MAX, op, ": expected `", name, "` from 1 to 2^31 - 1, got ", columns);
+  return (columns + kColumnBlock - 1) / kColumnBlock;
+}
+
+inline void check_packed_linear(
+    const at::Tensor& input, const at::Tensor& weight, int64_t out_features, const std::optional<at::Tensor>& bias,
+    const std::optional<at::Tensor>& residual) {
+  const char* op = "packed_linear";
+  const auto blocks = column_blocks(out_features, op, "out_features");
+  TORCH_CHECK_VALUE(input.dim() >= 1, op, ": expected `input` of shape [..., features], got a number");
+  check_packed(input, weight, {blocks, input.size(-1), kColumnBlock}, bias, out_features, op);
+  if (residual) {
+    auto sizes = input.sizes().vec();
+    sizes.back() = out_features;
+    check_sizes(*residual, sizes, op, "residual");
+    check_same_type(*residual, input, op, "residual");
+  }
+}
+
+inline void check_winograd_conv3x3(
+    const at::Tensor& input, const at::Tensor& weight, int64_t out_channels, const std::optional<at::Tensor>& bias) {
+  const char* op = "winograd_conv3x3";
+  check_rank(input, 4, op, "input", "[N, C, H, W]");
+  // Whole vectors on every processor.
+  TORCH_CHECK_VALUE(
+      input.size(1) > 0 && input.size(1) % kColumnBlock == 0 && out_channels % kColumnBlock == 0,
+      op, ": expected multiples of ", kColumnBlock, " channels, got `input` ", input.sizes(), " and `out_channels` ", out_channels);
+  const auto blocks = column_blocks(out_channels, op, "out_channels");
+  check_packed(input, weight, {36, blocks, input.size(1), kColumnBlock}, bias, out_channels, op);
 }
 
 }  // namespace pentamask

@@ -31,4 +31,11 @@ struct DeformAttnArgs {
   int64_t batch, tokens, heads, channels, levels, points, queries;
 };
 
+// A channels-last map, of which tiles of 4 x 4 pixels are worked on, image by image and row by row.
+struct WinogradTiles {
+  int64_t channels, height, width;
+  int64_t first_tile;  // of a chunk of `tiles`
+  int64_t tiles;
+};
+
 }  // namespace pentamask

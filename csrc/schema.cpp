@@ -22,6 +22,11 @@ TORCH_LIBRARY(pentamask, m) {
       "ms_deform_attn_backward(Tensor grad_out, Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
       "Tensor sampling_locations, Tensor attention_weights, bool value_grad=True, bool locations_grad=True, "
       "bool weights_grad=True) -> (Tensor, Tensor, Tensor)");
+
+  m.def(
+      "packed_linear(Tensor input, Tensor weight, int out_features, Tensor? bias=None, Tensor? residual=None, bool relu=False) "
+      "-> Tensor");
+  m.def("winograd_conv3x3(Tensor input, Tensor weight, int out_channels, Tensor? bias=None, bool relu=False) -> Tensor");
 }
 
 static PyModuleDef module_definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};

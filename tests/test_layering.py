@@ -11,7 +11,7 @@ LAYERS = [
     {"tools"},
     {"engine", "export", "model_zoo", "visualize"},
     PLUGINS,
-    {"fcos", "backbones", "data", "evaluation", "checkpoint"},
+    {"fcos", "backbones", "data", "evaluation", "checkpoint", "optimize"},
     {"ops"},
     {"plugin", "solver", "inputs", "explanation"},
     {"common"},

@@ -37,7 +37,25 @@ struct DeformAttnGrads {
   T *locations, *weights;
 };
 
-// Ranges [begin, end) are over instances, rows of all images, RoIs, or queries.
+// A matrix [depth, columns] in blocks of kBlock columns, each row by row; the last block is filled up with zeros.
+constexpr int kBlock = 16;
+template <typename T>
+struct PackedMatrix {
+  const T* data;
+  int64_t depth, columns;
+};
+
+// Where products of rows and a matrix go: rows `stride` apart. `bias` [columns], and `residual`, laid out like `data`, are
+// added if they are not null; then, with `relu`, what is negative becomes 0.
+template <typename T>
+struct RowsOut {
+  T* data;
+  int64_t stride;
+  const T *bias, *residual;
+  bool relu;
+};
+
+// Ranges [begin, end) are over instances, rows of all images, RoIs, queries, or tiles.
 template <typename T>
 struct Kernels {
   void (*blend)(const BlendArgs<T>&, T* out, int64_t begin, int64_t end);
@@ -51,6 +69,11 @@ struct Kernels {
   void (*ms_deform_attn)(const DeformAttnArgs<T>&, const Levels<T>&, const HeadRows<T>&, T* out, int64_t begin, int64_t end);
   void (*ms_deform_attn_grad)(
       const DeformAttnArgs<T>&, const Levels<T>&, const HeadRows<T>&, const DeformAttnGrads<T>&, int64_t first_point, int64_t last_point);
+  void (*packed_linear)(
+      const T* rows, int64_t stride, const PackedMatrix<T>&, const RowsOut<T>&, int64_t begin, int64_t end);
+  void (*winograd_input)(const WinogradTiles&, const T* input, const T* zeros, T* out, int64_t begin, int64_t end);
+  void (*winograd_output)(
+      const WinogradTiles&, const T* products, const T* bias, bool relu, T* out, int64_t begin, int64_t end);
 };
 
 PENTAMASK_INLINE int64_t round_up(int64_t count, int64_t step) {

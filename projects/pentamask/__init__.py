@@ -41,6 +41,7 @@ from pentamask.config import add_pentamask_config
 from pentamask.data.person_in_context import register_person_in_context
 from pentamask.data.shapes import register_shapes
 from pentamask.evaluation.flops import register_flop_handles
+from pentamask.optimize import optimize_for_inference
 from pentamask.panoptic_segformer import add_panoptic_segformer_config
 from pentamask.plugin import load_foreign_plugins
 from pentamask.yolact import add_yolact_config
@@ -58,4 +59,5 @@ __all__ = [
     "add_panoptic_segformer_config",
     "add_pentamask_config",
     "add_yolact_config",
+    "optimize_for_inference",
 ]

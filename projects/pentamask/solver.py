@@ -54,6 +54,8 @@ def add_solver_config(cfg: CfgNode) -> None:
     add_defaults(cfg.SOLVER, CHECKPOINT_KEEP=0, BEST_METRIC="")
     # Load what fits of MODEL.WEIGHTS, even if it is of another model or, in evaluation, leaves parts of it random.
     add_defaults(cfg.MODEL, WEIGHTS_PARTIAL=False)
+    # Evaluate, and predict, with `pentamask.optimize_for_inference`.
+    add_defaults(cfg.MODEL, OPTIMIZE=True)
     # What SOLVER.AMP.ENABLED and TEST.AMP.ENABLED compute in: "fp16", or "bf16", which also runs on a CPU.
     add_defaults(cfg.SOLVER.AMP, PRECISION="fp16")
     add_defaults(cfg.TEST, AMP=dict(ENABLED=False, PRECISION="fp16"))

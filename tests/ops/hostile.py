@@ -73,12 +73,28 @@ def spatial_attention(rng: torch.Generator, dtype: torch.dtype) -> None:
             OPS.spatial_attention_backward(torch.randn_like(out), features, weight, gate, argmax)
 
 
+def packed_layers(rng: torch.Generator, dtype: torch.dtype) -> None:
+    """Not on CUDA, which has no such kernels."""
+    for rows, depth, columns in choices([0, 1, 7, 200], [0, 1, 30, 600], [1, 16, 65]):
+        x, bias = (torch.randn(shape, generator=rng, dtype=dtype) for shape in ((rows, depth), (columns,)))
+        weight = torch.randn(-(-columns // 16), depth, 16, generator=rng, dtype=dtype)
+        out = OPS.packed_linear(x, weight, columns, bias)
+        assert OPS.packed_linear(x, weight, columns, bias, out, True).isfinite().all()
+    for images, channels, (height, width) in choices([0, 1, 3], [16, 48], [(1, 1), (4, 5), (13, 6), (0, 3)]):
+        maps = torch.randn(images, channels, height, width, generator=rng, dtype=dtype)
+        weight = torch.randn(36, 2, channels, 16, generator=rng, dtype=dtype)
+        assert OPS.winograd_conv3x3(maps, weight, 32, None, True).isfinite().all()
+
+
 def main() -> None:
     torch.ops.load_library(os.environ["PENTAMASK_OPS_LIBRARY"])
     for threads, dtype in ((1, torch.float32), (3, torch.float32), (2, torch.float64)):
         torch.set_num_threads(threads)
         rng = torch.Generator().manual_seed(threads)
-        for check in (deform, blend, spatial_attention):
+        checks = [deform, blend, spatial_attention]
+        if hasattr(OPS, "packed_linear"):
+            checks.append(packed_layers)
+        for check in checks:
             check(rng, dtype)
     print(f"hostile inputs: passed with PENTAMASK_CPU_CAPABILITY={os.environ.get('PENTAMASK_CPU_CAPABILITY', '')}")
 

@@ -21,6 +21,10 @@ for name, args in cases:
     exact = run(op.oracle, cast(name, args, torch.float64), op.grads)
     assert_near(run(op.function, args, op.grads), exact, 5e-5)
     assert_near(run(op.function, cast(name, args, torch.float64), op.grads), exact, 1e-12)
+from test_packed import test_convolution, test_linear
+for dtype in (torch.float32, torch.float64):
+    test_linear((23,), 1100, 96, dtype)
+    test_convolution(2, 32, 48, (5, 7), dtype)
 print("checked")
 """
 

@@ -31,6 +31,7 @@ from pentamask.engine.loss_report import LossReport
 from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation, rehearse_training
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 from pentamask.engine.step import StepTrainer, find_precision, mixed_precision
+from pentamask.optimize import optimize_for_inference
 
 
 def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
@@ -131,9 +132,11 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
         model = instantiate(cfg.model).to(cfg.train.device)
     partial = cfg.train.get("weights_partial", False)
     if eval_only:
-        model = distribute(model.eval())  # before loading: nothing may be left to training
+        model.eval()  # before loading: nothing may be left to training
         checkpointer = PentamaskCheckpointer(model, cfg.train.output_dir, partial=partial)
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+        if cfg.train.get("optimize", True):
+            model = optimize_for_inference(model, in_place=True)
         rehearse_lazy(cfg, model)
         return evaluate_lazy(cfg, model)
     logging.getLogger("detectron2").info("Model:\n%s", model)

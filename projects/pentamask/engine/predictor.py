@@ -16,6 +16,7 @@ from pentamask.data.pictures import convert_bgr
 from pentamask.engine.checks import BadInput
 from pentamask.explanation import Explanation
 from pentamask.inputs import check_picture, register_input_check
+from pentamask.optimize import optimize_for_inference
 from pentamask.plugin import declared
 
 
@@ -32,16 +33,18 @@ class Predictor:
             cfg: the whole config; MODEL.WEIGHTS or train.init_checkpoint is loaded.
             confidence_threshold: instances and panoptic things with a lower score are left out.
         """
-        self.model, self.mapper, weights, partial = _build(cfg)
+        self.model, self.mapper, weights, partial, optimize = _build(cfg)
         self.model.eval()
         register_input_check(self.model)
         PentamaskCheckpointer(self.model, partial=partial).load(weights)
+        if optimize:
+            optimize_for_inference(self.model, in_place=True)
         self.confidence_threshold = confidence_threshold
         if hasattr(self.model, "combine_instances_score_thresh"):
             # Applied when a panoptic map is put together; afterwards a lower threshold could bring nothing back.
             self.model.combine_instances_score_thresh = confidence_threshold  # type: ignore[assignment]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, original_image: np.ndarray) -> dict:
         """
         Args:
@@ -102,12 +105,13 @@ class Predictor:
         return id_map, [s for s in segments if s["id"] not in weak]
 
 
-def _build(cfg: CfgNode | DictConfig) -> tuple[nn.Module, DatasetMapper, str, bool]:
-    """The model, the test loader's mapper, which knows the size and colours that it takes, its weights, and whether
-    they may be partial."""
+def _build(cfg: CfgNode | DictConfig) -> tuple[nn.Module, DatasetMapper, str, bool, bool]:
+    """The model, the test loader's mapper, which knows the size and colours that it takes, its weights, whether they
+    may be partial, and whether to optimise the model."""
     if isinstance(cfg, CfgNode):
         mapper = MaskDatasetMapper(cfg, is_train=False)
-        return build_model(cfg), mapper, cfg.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS_PARTIAL
+        return build_model(cfg), mapper, cfg.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.OPTIMIZE
     model = instantiate(cfg.model).to(cfg.train.device)
     partial = cfg.train.get("weights_partial", False)
-    return model, instantiate(cfg.dataloader.test.mapper), cfg.train.init_checkpoint, partial
+    optimize = cfg.train.get("optimize", True)
+    return model, instantiate(cfg.dataloader.test.mapper), cfg.train.init_checkpoint, partial, optimize

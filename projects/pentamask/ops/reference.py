@@ -3,6 +3,8 @@
 They take the arguments of the public functions and accept everything that those accept; sums run in float32 for 16 bit.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -85,3 +87,72 @@ def ms_deform_attn(
                 token = torch.where(exists, level_start_index[level] + y * width + x, nothing)
                 out = out + torch.einsum("nqmp,nqmpd->nqmd", weight * wx * wy, features[image, token, head])
     return out.reshape(batch, queries, heads * value.shape[3]).to(value.dtype)
+
+
+def _unpack(weight: Tensor, columns: int) -> Tensor:
+    """What `pentamask.ops.packed.pack_matrix` packed: (..., K, C)."""
+    return weight.transpose(-1, -2).flatten(-3, -2)[..., :columns, :]
+
+
+def packed_linear(
+    input: Tensor,
+    weight: Tensor,
+    out_features: int,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """See `pentamask.ops.packed.packed_linear`."""
+    out = F.linear(input, _unpack(weight, out_features), bias)
+    out = out if residual is None else out + residual
+    return out.relu() if relu else out
+
+
+# Winograd's convolution interpolates polynomials in these points and infinity.
+_POINTS = (0.0, 2 / 3, -2 / 3, 4 / 3, -4 / 3)
+
+
+def winograd_weight_matrix() -> Tensor:
+    """(6, 3) float64: values of a polynomial of three coefficients in the points, each over the derivative there of the
+    polynomial with all points as roots; and the leading coefficient."""
+    rows = [
+        [point**i / math.prod(point - other for other in _POINTS if other != point) for i in range(3)]
+        for point in _POINTS
+    ]
+    return torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
+
+
+def _winograd_input_matrix() -> Tensor:
+    """(6, 6) float64: row i has the coefficients of the polynomial whose roots are all points but point i."""
+    rows = []
+    for left_out in range(len(_POINTS) + 1):
+        coefficients = [1.0]
+        for i, root in enumerate(_POINTS):
+            if i != left_out:
+                coefficients = [
+                    shifted - root * same for shifted, same in zip([0.0, *coefficients], [*coefficients, 0.0])
+                ]
+        rows.append(coefficients + [0.0] * (6 - len(coefficients)))
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _winograd_output_matrix() -> Tensor:
+    """(4, 6) float64: powers 0 to 3 of the points; infinity counts for the highest only."""
+    return torch.tensor([[*(point**i for point in _POINTS), float(i == 3)] for i in range(4)], dtype=torch.float64)
+
+
+def winograd_conv3x3(
+    input: Tensor, weight: Tensor, out_channels: int, bias: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """Tiles, their transform, 36 products, the transform back; see `pentamask.ops.packed.winograd_conv3x3`."""
+    n, _, height, width = input.shape
+    padded = F.pad(input, (1, 1 + -width % 4, 1, 1 + -height % 4))
+    tiles = padded.unfold(2, 6, 4).unfold(3, 6, 4)  # (N, C, rows, columns, 6, 6)
+    forward, back = (matrix().to(input) for matrix in (_winograd_input_matrix, _winograd_output_matrix))
+    numbers = torch.einsum("ia,nchwab,jb->ijnhwc", forward, tiles, forward).flatten(0, 1)
+    matrices = _unpack(weight, out_channels)
+    products = torch.einsum("pnhwc,pkc->pnhwk", numbers, matrices).unflatten(0, (6, 6))
+    pixels = torch.einsum("ai,ijnhwk,bj->nkhawb", back, products, back)
+    out = pixels.flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+    out = out if bias is None else out + bias[:, None, None]
+    return (out.relu() if relu else out).contiguous(memory_format=torch.channels_last)

@@ -21,6 +21,7 @@ from pentamask.engine.lazy import load_lazy_config, run_lazy
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 from pentamask.engine.rehearsal import make_folder, rehearse_training
 from pentamask.engine.trainer import Trainer
+from pentamask.optimize import optimize_for_inference
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -90,6 +91,8 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict:
         model = Trainer.build_model(cfg).eval()  # before loading: nothing may be left to training
     checkpointer = PentamaskCheckpointer(model, save_dir=cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if cfg.MODEL.OPTIMIZE:
+        model = optimize_for_inference(model, in_place=True)
     Trainer.rehearse_test(cfg, model)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
