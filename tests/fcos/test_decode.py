@@ -1,7 +1,9 @@
+import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from torch import nn
 
-from pentamask.fcos.decode import decode_level, select_detections
+from pentamask.fcos.decode import add_top_features, decode_level, select_detections
 from pentamask.fcos.locations import level_locations
 
 
@@ -18,7 +20,6 @@ def decode(probs, quality, *, thresh=0.3, with_ctr=False, topk=100):
         score_thresh=thresh,
         thresh_with_ctr=with_ctr,
         topk=topk,
-        top_feats=torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]]),
     )
 
 
@@ -29,7 +30,6 @@ def test_every_class_above_the_threshold_is_a_candidate_with_an_unclipped_box():
     assert result.pred_boxes.tensor.tolist() == [[-4, -4, 12, 12], [-4, -4, 12, 12], [4, -4, 20, 12]]
     assert result.locations.tolist() == [[4, 4], [4, 4], [12, 4]]
     assert result.fpn_levels.tolist() == [3, 3, 3]
-    assert result.top_feat.tolist() == [[1, 3], [1, 3], [2, 4]]
 
 
 def test_threshold_on_the_product():
@@ -44,7 +44,7 @@ def test_topk_by_product():
 
 def test_nothing_found():
     result = decode([[[0.1, 0.1]]], [0.5, 0.5])
-    assert len(result) == 0 and result.top_feat.shape == (0, 2) and result.pred_boxes.tensor.shape == (0, 4)
+    assert len(result) == 0 and result.pred_boxes.tensor.shape == (0, 4)
     assert len(select_detections(result, nms_thresh=0.6, topk=10)) == 0
 
 
@@ -70,3 +70,29 @@ def test_ties_with_the_last_of_the_best_stay():
     kept = select_detections(detections([0.5, 0.9, 0.5, 0.4], [0] * 4), nms_thresh=0.6, topk=2)
     assert kept.scores.tolist() == [0.9, 0.5, 0.5]
     assert len(select_detections(detections([0.5, 0.9], [0, 0]), nms_thresh=0.6, topk=0)) == 2
+
+
+@pytest.mark.parametrize("module", ["conv", "hooked", "other"])
+def test_top_features_are_those_of_the_whole_maps(module: str) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, padding=1)
+    top_module, seen = {"other": nn.Sequential(conv, nn.ReLU())}.get(module, conv), []
+    if module == "hooked":
+        conv.register_forward_hook(lambda *args: seen.append(args[2].shape))
+    features, strides = [torch.randn(2, 4, 3, 5), torch.randn(2, 4, 2, 1)], [8, 16]
+    places = [[(0, 0, 0), (0, 2, 4), (1, 1, 0)], [(0, 1, 2)]]  # level, row, column
+    found = []
+    for image in places:
+        points = [level_locations(3, 5, 8, "cpu").view(3, 5, 2), level_locations(2, 1, 16, "cpu").view(2, 1, 2)]
+        locations = torch.stack([points[level][row, column] for level, row, column in image])
+        found.append(Instances((24, 40), locations=locations, fpn_levels=torch.tensor([place[0] for place in image])))
+    found.append(Instances((24, 40), locations=torch.zeros(0, 2), fpn_levels=torch.zeros(0, dtype=torch.int64)))
+    add_top_features(found[:2], features, strides, top_module)
+    assert len(seen) == (2 if module == "hooked" else 0)
+    maps = [top_module(x) for x in features]
+    for i, (image, result) in enumerate(zip(places, found)):
+        expected = torch.stack([maps[level][i, :, row, column] for level, row, column in image])
+        torch.testing.assert_close(result.top_feat, expected)
+    nothing = found[2:]
+    add_top_features(nothing, [x[:1] for x in features], strides, top_module)
+    assert nothing[0].top_feat.shape == (0, 6)

@@ -1,9 +1,12 @@
 """From raw predictions to detections: threshold, top-k, boxes, NMS."""
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def decode_level(
@@ -18,7 +21,6 @@ def decode_level(
     score_thresh: float,
     thresh_with_ctr: bool,
     topk: int,
-    top_feats: Tensor | None = None,
 ) -> Instances:
     """Candidates of one level of one image, in no particular order.
 
@@ -31,11 +33,10 @@ def decode_level(
         score_thresh: candidates need a class probability, or with `thresh_with_ctr` its product with the box
             quality, above it.
         topk: keep this many candidates of the highest product.
-        top_feats: (D, H, W) features to return with each candidate.
 
     Returns:
-        `Instances` with pred_boxes (not clipped), scores = sqrt(probability * quality), pred_classes, locations,
-        fpn_levels and, if given, top_feat (n, D).
+        `Instances` with pred_boxes (not clipped), scores = sqrt(probability * quality), pred_classes, locations and
+        fpn_levels.
     """
     probs = logits.flatten(1).t().sigmoid()
     scores = probs * ctrness.flatten(1).t().sigmoid()
@@ -53,9 +54,52 @@ def decode_level(
     result.pred_classes = classes
     result.locations = points
     result.fpn_levels = torch.full_like(classes, level)
-    if top_feats is not None:
-        result.top_feat = top_feats.flatten(1).t()[index]
     return result
+
+
+def add_top_features(
+    detections: list[Instances], features: list[Tensor], strides: list[int], top_module: nn.Module
+) -> None:
+    """Set `top_feat` (n, D): what `top_module` makes of `features` at the detections' cells.
+
+    A 3x3 convolution is computed at these cells only.
+
+    Args:
+        detections: of each image, with locations and fpn_levels.
+        features: (N, C, H, W) of each level.
+        strides: of the levels.
+        top_module: (N, C, H, W) -> (N, D, H, W).
+    """
+    conv: Any = top_module
+    # What hooks the module wants whole maps.
+    local = isinstance(conv, nn.Conv2d) and not (conv._forward_hooks or conv._forward_pre_hooks)
+    if local and (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((3, 3), (1, 1), (1, 1), 1):
+        patches = [_patches([x[i] for x in features], strides, found, 1) for i, found in enumerate(detections)]
+        values = F.conv2d(torch.cat(patches), conv.weight, conv.bias)
+    else:
+        maps = [top_module(x) for x in features]
+        values = torch.cat([_patches([x[i] for x in maps], strides, found, 0) for i, found in enumerate(detections)])
+    for found, part in zip(detections, values.flatten(1).split([len(found) for found in detections])):
+        found.top_feat = part
+
+
+def _patches(maps: list[Tensor], strides: list[int], detections: Instances, reach: int) -> Tensor:
+    """(n, C, 2 * reach + 1, 2 * reach + 1) of the levels' (C, H, W) maps around the detections' cells, 0 outside."""
+    levels, side = detections.fpn_levels[:, None, None], 2 * reach + 1
+    offsets = torch.arange(-reach, reach + 1, device=levels.device)
+    index = torch.zeros(len(levels), side, side, dtype=torch.int64, device=levels.device)
+    inside = torch.zeros_like(index, dtype=torch.bool)
+    start = 0
+    for level, (x, stride) in enumerate(zip(maps, strides)):
+        height, width = x.shape[1:]
+        columns, rows = (detections.locations / stride).long().unbind(dim=1)  # of the cells around these points
+        columns, rows = columns[:, None, None] + offsets, rows[:, None, None] + offsets[:, None]
+        here = (levels == level) & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        index = torch.where(here, start + rows * width + columns, index)
+        inside = inside | here
+        start += height * width
+    cells = torch.cat([x.flatten(1).t() for x in maps])
+    return cells[index].masked_fill(~inside[..., None], 0).permute(0, 3, 1, 2)
 
 
 def select_detections(candidates: Instances, *, nms_thresh: float, topk: int) -> Instances:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pentamask.common import at_least_float32, check_choice, derive, mean_count, reduce_mean
 
-from .decode import decode_level, select_detections
+from .decode import add_top_features, decode_level, select_detections
 from .head import FCOSHead, FCOSOutputs
 from .locations import level_locations
 from .losses import ctrness_targets, location_loss, smoothed_ious
@@ -182,7 +182,7 @@ class FCOS(nn.Module):
             features: name -> (N, C, H, W).
             gt_instances: with gt_boxes and gt_classes; needed in training.
             top_module: applied to the box tower's output of every level; its output (N, D, H, W) is returned
-                for each positive (training) or detection.
+                for each positive (training) or detection. In inference a 3x3 convolution runs at the detections only.
 
         Returns:
             In training (results, losses): results holds "positives" (`Positives`) and, with `yield_proposal`,
@@ -190,18 +190,18 @@ class FCOS(nn.Module):
             In inference the detections, `Instances` per image, see `decode_level`, and no losses.
         """
         outputs = self.fcos_head([features[name] for name in self.in_features])
-        top_feats = [top_module(x) for x in outputs.box_features] if top_module is not None else None
         logits, reg, ctrness = ([at_least_float32(x) for x in xs] for xs in outputs[:3])
         outputs = FCOSOutputs(logits, reg, ctrness, outputs.box_features)
         if not self.training:
-            return self.detect(outputs, images.image_sizes, self.test_limits, top_feats), {}
+            return self.detect(outputs, images.image_sizes, self.test_limits, top_module), {}
         if gt_instances is None:
             raise ValueError('FCOS needs ground truth in training: every input needs "instances".')
+        top_feats = [top_module(x) for x in outputs.box_features] if top_module is not None else None
         positives, losses = self.losses(outputs, gt_instances, top_feats)
         results: dict[str, Any] = {"positives": positives}
         if self.yield_proposal:
             with torch.no_grad():
-                results["proposals"] = self.detect(outputs, images.image_sizes, self.train_limits, top_feats)
+                results["proposals"] = self.detect(outputs, images.image_sizes, self.train_limits, top_module)
         return results, losses
 
     def locations(self, outputs: FCOSOutputs) -> list[Tensor]:
@@ -290,9 +290,9 @@ class FCOS(nn.Module):
         outputs: FCOSOutputs,
         image_sizes: list[tuple[int, int]],
         limits: DetectionLimits,
-        top_feats: list[Tensor] | None = None,
+        top_module: nn.Module | None = None,
     ) -> list[Instances]:
-        """Detections of every image, see `decode_level` and `select_detections`."""
+        """Detections of every image, see `decode_level`, `select_detections` and `add_top_features`."""
         locations = self.locations(outputs)
         detections = []
         for i, image_size in enumerate(image_sizes):
@@ -308,13 +308,14 @@ class FCOS(nn.Module):
                     score_thresh=limits.score_thresh,
                     thresh_with_ctr=self.thresh_with_ctr,
                     topk=limits.pre_nms_topk,
-                    top_feats=top_feats[level][i] if top_feats is not None else None,
                 )
                 for level, stride in enumerate(self.strides)
             ]
             detections.append(
                 select_detections(Instances.cat(candidates), nms_thresh=self.nms_thresh, topk=limits.post_nms_topk)
             )
+        if top_module is not None:
+            add_top_features(detections, outputs.box_features, self.strides, top_module)
         return detections
 
     def _cls_normalizer(self, num_fg: Tensor, num_locations: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Layers with packed weights. An ordinary layer becomes one of these by `pack`, in place."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
@@ -74,7 +76,7 @@ def _serves(packed: Tensor, x: Tensor) -> bool:
     )
 
 
-def pack(layer: nn.Module) -> None:
+def pack(layer: Any) -> None:
     """Make a layer that gains by it, and whose type is known exactly, one of the classes above; leave others alone."""
     if type(layer) is nn.Linear:
         layer.__class__ = PackedLinear

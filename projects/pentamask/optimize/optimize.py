@@ -43,7 +43,7 @@ def optimize_for_inference(model: nn.Module, example: Any = None, *, in_place: b
     _fold_batch_norms(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if has_compiled_ops() and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters()):
         for module in model.modules():
             pack(module)
@@ -73,12 +73,12 @@ def _fold_batch_norms(model: nn.Module) -> None:
                     module.add_module(name, nn.Identity())
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+def _fold(conv: Any, norm: Any) -> None:
     statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
 
 
-def _is_fixed_norm(norm: nn.Module | None) -> bool:
+def _is_fixed_norm(norm: Any) -> bool:
     """Whether in evaluation it is a factor and a shift for each channel."""
     if isinstance(norm, FrozenBatchNorm2d):
         return True
@@ -103,12 +103,12 @@ def _fuse_activations(model: nn.Module) -> None:
                     module.add_module(name, nn.Identity())
         elif type(module) is BottleneckBlock and _is_foldable(module):
             module.__class__ = FusedBottleneckBlock
-            for conv in (module.conv1, module.conv2, module.conv3):
-                if type(conv) is PackedConv2d:
-                    conv.relu = True
+            for layer in (module.conv1, module.conv2, module.conv3):
+                if type(layer) is PackedConv2d:
+                    layer.relu = True
 
 
-def _is_foldable(block: BottleneckBlock) -> bool:
+def _is_foldable(block: Any) -> bool:
     """Whether nothing stands between the block's convolutions but ReLUs."""
     convs = (block.conv1, block.conv2, block.conv3)
     ends = type(block.conv1) is type(block.conv3) is PackedConv2d
