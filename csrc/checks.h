@@ -192,12 +192,48 @@ inline void check_winograd_conv3x3(
     const at::Tensor& input, const at::Tensor& weight, int64_t out_channels, const std::optional<at::Tensor>& bias) {
   const char* op = "winograd_conv3x3";
   check_rank(input, 4, op, "input", "[N, C, H, W]");
-  // Whole vectors on every processor.
-  TORCH_CHECK_VALUE(
-      input.size(1) > 0 && input.size(1) % kColumnBlock == 0 && out_channels % kColumnBlock == 0,
-      op, ": expected multiples of ", kColumnBlock, " channels, got `input` ", input.sizes(), " and `out_channels` ", out_channels);
+  TORCH_CHECK_VALUE(input.size(1) >= 1, op, ": expected `input` with at least one channel, got ", input.sizes());
   const auto blocks = column_blocks(out_channels, op, "out_channels");
   check_packed(input, weight, {36, blocks, input.size(1), kColumnBlock}, bias, out_channels, op);
+}
+
+inline void check_roi_align_levels(
+    at::TensorList maps, const at::Tensor& rois, const at::Tensor& levels, at::ArrayRef<double> scales, int64_t output_size,
+    int64_t sampling_ratio) {
+  const char* op = "roi_align_levels";
+  TORCH_CHECK_VALUE(!maps.empty() && maps.size() == scales.size(), op, ": expected one of `scales` for each of `maps`");
+  for (const auto& map : maps) {
+    check_rank(map, 4, op, "maps", "[N, C, H, W]");
+    TORCH_CHECK_TYPE(
+        map.scalar_type() == maps[0].scalar_type() && (map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble),
+        op, ": expected `maps` in float32 or all in float64, got ", map.scalar_type());
+    TORCH_CHECK_VALUE(
+        map.size(0) == maps[0].size(0) && map.size(1) == maps[0].size(1) && map.size(2) > 0 && map.size(3) > 0,
+        op, ": expected non-empty `maps` of one number of images and channels, got ", maps[0].sizes(), " and ", map.sizes());
+    check_device(map, maps[0], op, "maps", "maps[0]");
+  }
+  check_sizes(rois, {rois.size(0), 5}, op, "rois");
+  TORCH_CHECK_TYPE(
+      rois.scalar_type() == maps[0].scalar_type(), op, ": expected `rois` in ", maps[0].scalar_type(), " as `maps`, got ", rois.scalar_type());
+  check_sizes(levels, {rois.size(0)}, op, "levels");
+  TORCH_CHECK_TYPE(levels.scalar_type() == at::kLong, op, ": expected `levels` in int64, got ", levels.scalar_type());
+  TORCH_CHECK_VALUE(
+      output_size >= 1 && output_size <= 1024, op, ": expected `output_size` from 1 to 1024, got ", output_size);
+  TORCH_CHECK_VALUE(
+      sampling_ratio >= 0 && sampling_ratio <= 1024, op, ": expected `sampling_ratio` from 0 to 1024, got ", sampling_ratio);
+}
+
+inline void check_resize_masks(const at::Tensor& masks, int64_t height, int64_t width) {
+  const char* op = "resize_masks";
+  check_rank(masks, 3, op, "masks", "[N, h, w]");
+  TORCH_CHECK_TYPE(
+      masks.scalar_type() == at::kFloat || masks.scalar_type() == at::kDouble,
+      op, ": expected `masks` in float32 or float64, got ", masks.scalar_type());
+  TORCH_CHECK_VALUE(
+      masks.size(0) == 0 || (masks.size(1) > 0 && masks.size(2) > 0), op, ": expected non-empty `masks`, got ", masks.sizes());
+  TORCH_CHECK_VALUE(
+      height >= 1 && width >= 1 && height <= INT32_MAX && width <= INT32_MAX,
+      op, ": expected `height` and `width` from 1 on, got ", height, " and ", width);
 }
 
 }  // namespace pentamask

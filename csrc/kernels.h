@@ -38,4 +38,24 @@ struct WinogradTiles {
   int64_t tiles;
 };
 
+// Regions of one size on one of several channels-last maps.
+template <typename T>
+struct RoiAlignArgs {
+  const T* const* maps;     // of each level, [batch, height, width, channels]
+  const int64_t* heights;   // of each level
+  const int64_t* widths;
+  const double* scales;
+  const T* rois;            // [regions, 5]
+  const int64_t* levels;    // [regions]
+  int64_t batch, channels, output_size, sampling_ratio;
+  bool aligned;
+};
+
+template <typename T>
+struct ResizeArgs {
+  const T* masks;  // [count, height, width]
+  int64_t height, width, out_height, out_width;
+  T threshold;
+};
+
 }  // namespace pentamask

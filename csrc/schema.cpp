@@ -27,6 +27,10 @@ TORCH_LIBRARY(pentamask, m) {
       "packed_linear(Tensor input, Tensor weight, int out_features, Tensor? bias=None, Tensor? residual=None, bool relu=False) "
       "-> Tensor");
   m.def("winograd_conv3x3(Tensor input, Tensor weight, int out_channels, Tensor? bias=None, bool relu=False) -> Tensor");
+  m.def(
+      "roi_align_levels(Tensor[] maps, Tensor rois, Tensor levels, float[] scales, int output_size, int sampling_ratio, "
+      "bool aligned) -> Tensor");
+  m.def("resize_masks(Tensor masks, int height, int width, float threshold) -> (Tensor, Tensor)");
 }
 
 static PyModuleDef module_definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};

@@ -55,7 +55,7 @@ struct RowsOut {
   bool relu;
 };
 
-// Ranges [begin, end) are over instances, rows of all images, RoIs, queries, or tiles.
+// Ranges [begin, end) are over instances, rows of all images, RoIs, queries, tiles, or masks.
 template <typename T>
 struct Kernels {
   void (*blend)(const BlendArgs<T>&, T* out, int64_t begin, int64_t end);
@@ -74,6 +74,8 @@ struct Kernels {
   void (*winograd_input)(const WinogradTiles&, const T* input, const T* zeros, T* out, int64_t begin, int64_t end);
   void (*winograd_output)(
       const WinogradTiles&, const T* products, const T* bias, bool relu, T* out, int64_t begin, int64_t end);
+  void (*roi_align)(const RoiAlignArgs<T>&, T* out, int64_t begin, int64_t end);
+  void (*resize_masks)(const ResizeArgs<T>&, bool* inside, T* sums, int64_t begin, int64_t end);
 };
 
 PENTAMASK_INLINE int64_t round_up(int64_t count, int64_t step) {

@@ -52,12 +52,30 @@ struct TilePlace {
   }
 };
 
+// Channel `c` and the W - 1 after it of one tile: `pixels` point to its 36 pixels' channels, results lie `step` apart.
+template <typename T, int W>
+PENTAMASK_INLINE void transform_input(const T* const* pixels, int64_t c, T* to, int64_t step) {
+  typedef Vector<T, W> V;
+  V loaded[kTile * kTile], half[kTile * kTile], done[kTile * kTile];
+  for (int i = 0; i < kTile * kTile; ++i) {
+    loaded[i] = load<T, W>(pixels[i] + c);
+  }
+  for (int i = 0; i < kTile; ++i) {
+    input_column<T>(loaded + i, kTile, half + i, kTile);
+  }
+  for (int i = 0; i < kTile; ++i) {
+    input_column<T>(half + i * kTile, 1, done + i * kTile, 1);
+  }
+  for (int i = 0; i < kTile * kTile; ++i) {
+    store<T, W>(to + i * step + c, done[i]);
+  }
+}
+
 // Tiles [begin, end) of the chunk, to [36, tiles, channels]. `zeros` has one pixel's channels.
 template <typename T>
 void winograd_input(const WinogradTiles& args, const T* input, const T* zeros, T* out, int64_t begin, int64_t end) {
   constexpr int W = kWidth<T>;
-  typedef Vector<T, W> V;
-  const int64_t channels = args.channels;
+  const int64_t channels = args.channels, step = args.tiles * channels;
   for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place(args, args.first_tile + tile);
     const T* pixels[kTile * kTile];
@@ -67,20 +85,40 @@ void winograd_input(const WinogradTiles& args, const T* input, const T* zeros, T
       pixels[i] = inside ? input + ((place.image * args.height + y) * args.width + x) * channels : zeros;
     }
     T* to = out + tile * channels;
-    for (int64_t c = 0; c < channels; c += W) {
-      V loaded[kTile * kTile], half[kTile * kTile], done[kTile * kTile];
-      for (int i = 0; i < kTile * kTile; ++i) {
-        loaded[i] = load<T, W>(pixels[i] + c);
+    int64_t c = 0;
+    for (; c + W <= channels; c += W) {
+      transform_input<T, W>(pixels, c, to, step);
+    }
+    for (; c < channels; ++c) {
+      transform_input<T, 1>(pixels, c, to, step);
+    }
+  }
+}
+
+// As `transform_input`, the other way: 36 numbers `step` apart become the tile's pixels within the map.
+template <typename T, int W>
+PENTAMASK_INLINE void transform_output(
+    const T* from, int64_t step, int64_t c, const T* bias, bool relu, T* to, int64_t rows, int64_t columns, int64_t pitch,
+    int64_t channels) {
+  typedef Vector<T, W> V;
+  V loaded[kTile * kTile], half[kStep * kTile], done[kStep * kStep];
+  for (int i = 0; i < kTile * kTile; ++i) {
+    loaded[i] = load<T, W>(from + i * step + c);
+  }
+  for (int i = 0; i < kTile; ++i) {
+    output_column<T>(loaded + i, kTile, half + i, kTile);
+  }
+  for (int i = 0; i < kStep; ++i) {
+    output_column<T>(half + i * kTile, 1, done + i * kStep, 1);
+  }
+  const V shift = load<T, W>(bias + c);
+  for (int64_t y = 0; y < rows; ++y) {
+    for (int64_t x = 0; x < columns; ++x) {
+      V pixel = done[y * kStep + x] + shift;
+      if (relu) {
+        pixel = pixel < T(0) ? V{} : pixel;
       }
-      for (int i = 0; i < kTile; ++i) {
-        input_column<T>(loaded + i, kTile, half + i, kTile);
-      }
-      for (int i = 0; i < kTile; ++i) {
-        input_column<T>(half + i * kTile, 1, done + i * kTile, 1);
-      }
-      for (int i = 0; i < kTile * kTile; ++i) {
-        store<T, W>(to + i * args.tiles * channels + c, done[i]);
-      }
+      store<T, W>(to + (y * pitch + x) * channels + c, pixel);
     }
   }
 }
@@ -90,35 +128,19 @@ template <typename T>
 void winograd_output(
     const WinogradTiles& args, const T* products, const T* bias, bool relu, T* out, int64_t begin, int64_t end) {
   constexpr int W = kWidth<T>;
-  typedef Vector<T, W> V;
-  const int64_t channels = args.channels;
+  const int64_t channels = args.channels, step = args.tiles * channels;
   for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place(args, args.first_tile + tile);
     const int64_t rows = place.row + kStep < args.height ? kStep : args.height - place.row;
     const int64_t columns = place.column + kStep < args.width ? kStep : args.width - place.column;
     const T* from = products + tile * channels;
     T* to = out + ((place.image * args.height + place.row) * args.width + place.column) * channels;
-    for (int64_t c = 0; c < channels; c += W) {
-      V loaded[kTile * kTile], half[kStep * kTile], done[kStep * kStep];
-      for (int i = 0; i < kTile * kTile; ++i) {
-        loaded[i] = load<T, W>(from + i * args.tiles * channels + c);
-      }
-      for (int i = 0; i < kTile; ++i) {
-        output_column<T>(loaded + i, kTile, half + i, kTile);
-      }
-      for (int i = 0; i < kStep; ++i) {
-        output_column<T>(half + i * kTile, 1, done + i * kStep, 1);
-      }
-      const V shift = load<T, W>(bias + c);
-      for (int64_t y = 0; y < rows; ++y) {
-        for (int64_t x = 0; x < columns; ++x) {
-          V pixel = done[y * kStep + x] + shift;
-          if (relu) {
-            pixel = pixel < T(0) ? V{} : pixel;
-          }
-          store<T, W>(to + (y * args.width + x) * channels + c, pixel);
-        }
-      }
+    int64_t c = 0;
+    for (; c + W <= channels; c += W) {
+      transform_output<T, W>(from, step, c, bias, relu, to, rows, columns, args.width, channels);
+    }
+    for (; c < channels; ++c) {
+      transform_output<T, 1>(from, step, c, bias, relu, to, rows, columns, args.width, channels);
     }
   }
 }

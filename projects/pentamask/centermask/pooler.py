@@ -6,6 +6,7 @@ from detectron2.structures import Boxes
 from torch import Tensor
 
 from pentamask.common import check_choice
+from pentamask.optimize.pooling import can_pool_levels, pool_levels
 
 
 def adaptive_levels(box_areas: Tensor, image_areas: Tensor, min_level: int, max_level: int) -> Tensor:
@@ -68,6 +69,8 @@ class AdaptiveROIPooler(ROIPooler):
         """
         rois = convert_boxes_to_pooler_format(boxes)
         levels = self.assign_levels(boxes, image_sizes)
+        if can_pool_levels(self, features):
+            return pool_levels(self, features, rois, levels)
         pooled = features[0].new_zeros(len(rois), features[0].shape[1], *self.output_size)
         for level, (feature, pooler) in enumerate(zip(features, self.level_poolers)):
             index = (levels == level).nonzero()[:, 0]

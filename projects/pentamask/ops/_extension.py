@@ -44,6 +44,12 @@ def has_compiled_ops(device_type: str = "cpu") -> bool:
     return device_type in COMPILED_DEVICES
 
 
+def is_exporting() -> bool:
+    """Whether a graph is being made that has to run without pentamask, on pictures of any size."""
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch < 2.7 has only the second
+    return exporting() or torch.jit.is_tracing()
+
+
 def no_double_backward(name: str) -> None:
     """Make differentiating a backward op an error.
 

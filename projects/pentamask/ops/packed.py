@@ -66,9 +66,9 @@ def winograd_conv3x3(
     largest value.
 
     Args:
-        input: (N, C, H, W), float32 or float64, C a multiple of 16; fastest in `torch.channels_last`.
-        weight: (36, K / 16, C, 16), by `pack_winograd_weight`.
-        out_channels: K, a multiple of 16.
+        input: (N, C, H, W), float32 or float64; fastest in `torch.channels_last`.
+        weight: (36, ceil(K / 16), C, 16), by `pack_winograd_weight`.
+        out_channels: K.
         bias: (K,).
         relu: set what is negative to 0.
 
@@ -103,11 +103,12 @@ def _fake_winograd(
     )
 
 
-def _refuse_gradient(ctx: Any, grad: Tensor) -> None:
-    raise NotImplementedError("Layers with packed weights are for inference: they have no gradient.")
+def refuse_gradient(ctx: Any, *grads: Tensor) -> None:
+    """The gradient formula of operators that have none."""
+    raise NotImplementedError("This operator is for inference: it has no gradient.")
 
 
 if COMPILED_DEVICES:
     for _name, _fake in (("packed_linear", _fake_linear), ("winograd_conv3x3", _fake_winograd)):
         torch.library.register_fake(f"pentamask::{_name}", _fake)
-        torch.library.register_autograd(f"pentamask::{_name}", _refuse_gradient)
+        torch.library.register_autograd(f"pentamask::{_name}", refuse_gradient)

@@ -4,6 +4,7 @@ They take the arguments of the public functions and accept everything that those
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -156,3 +157,35 @@ def winograd_conv3x3(
     out = pixels.flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
     out = out if bias is None else out + bias[:, None, None]
     return (out.relu() if relu else out).contiguous(memory_format=torch.channels_last)
+
+
+def roi_align_levels(
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    scales: Sequence[float],
+    output_size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Level by level; see `pentamask.ops.roi_align.roi_align_levels`."""
+    out = maps[0].new_zeros((len(rois), maps[0].shape[1], output_size, output_size))
+    for level, (x, scale) in enumerate(zip(maps, scales)):
+        index = (levels == level).nonzero()[:, 0]
+        out[index] = roi_align(x, rois[index], output_size, scale, sampling_ratio, aligned)
+    return out
+
+
+_MASKS_AT_A_TIME = 25  # that exist as numbers: bounds the memory for big pictures
+
+
+def resize_masks(masks: Tensor, height: int, width: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """Interpolate, compare, sum; see `pentamask.ops.resize_masks`."""
+    inside, sums = [], []
+    # A traced model has a fixed number of parts.
+    for part in masks.split(masks.shape[0] if torch.jit.is_tracing() else _MASKS_AT_A_TIME):
+        resized = F.interpolate(part[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+        inside.append(resized > threshold)
+        total = (resized * inside[-1]).sum(dim=(1, 2))
+        sums.append(torch.stack([total, inside[-1].sum(dim=(1, 2)).to(total)], dim=1))
+    return torch.cat(inside), torch.cat(sums)

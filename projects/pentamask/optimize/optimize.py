@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.backbone.resnet import BottleneckBlock
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pentamask.ops import has_compiled_ops
 
-from .layers import FusedBottleneckBlock, PackedConv2d, pack
+from .layers import FusedBottleneckBlock, PackedConv2d, PackedConvTranspose2d, pack
 
 
 @torch.no_grad()
@@ -101,6 +102,9 @@ def _fuse_activations(model: nn.Module) -> None:
                 if type(conv) is PackedConv2d and _does_nothing_after(conv) and type(relu) is nn.ReLU:
                     conv.relu = True
                     module.add_module(name, nn.Identity())
+        elif isinstance(module, MaskRCNNConvUpsampleHead) and type(module.deconv) is PackedConvTranspose2d:
+            module.deconv.relu = True  # type: ignore[assignment]
+            module.deconv_relu = nn.Identity()
         elif type(module) is BottleneckBlock and _is_foldable(module):
             module.__class__ = FusedBottleneckBlock
             for layer in (module.conv1, module.conv2, module.conv3):

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pentamask.common import check_choice
-
-_CHUNK_PIXELS = 2**24  # of masks that are held in floating point at the same time
+from pentamask.ops.resize_masks import resize_masks
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,20 @@ class ScoredMasks:
         inside: (M, H, W) bool, mask values above 0.5.
         scores: (M,) class score times the square of the mean mask value inside (section 3.5, eq. 8: alpha 1, beta 2).
             As in the released code the mean divides by the pixels plus one, so an empty mask scores 0.
+        areas: (M,) pixels inside.
     """
 
     inside: Tensor
     scores: Tensor
+    areas: Tensor
 
     def join(self, other: "ScoredMasks") -> "ScoredMasks":
         """The masks of both, these first."""
-        return ScoredMasks(torch.cat([self.inside, other.inside]), torch.cat([self.scores, other.scores]))
+        return ScoredMasks(
+            torch.cat([self.inside, other.inside]),
+            torch.cat([self.scores, other.scores]),
+            torch.cat([self.areas, other.areas]),
+        )
 
 
 def score_masks(masks: Tensor, class_scores: Tensor, size: tuple[int, int]) -> ScoredMasks:
@@ -63,15 +68,9 @@ def score_masks(masks: Tensor, class_scores: Tensor, size: tuple[int, int]) -> S
     Returns:
         The masks resized to `size`, bilinearly, and their scores.
     """
-    inside, quality = [], []
-    for chunk in _chunks(masks, size):
-        resized = _resize(chunk, size)
-        inside.append(resized > 0.5)
-        total = (resized * inside[-1]).sum(dim=(1, 2))
-        quality.append(total / (inside[-1].sum(dim=(1, 2)) + 1))
-    if not inside:
-        return ScoredMasks(torch.zeros((0, *size), dtype=torch.bool, device=masks.device), class_scores)
-    return ScoredMasks(torch.cat(inside), class_scores * torch.cat(quality) ** 2)
+    inside, sums = resize_masks(masks, *size)
+    totals, areas = sums.unbind(dim=1)
+    return ScoredMasks(inside, class_scores * (totals / (areas + 1)) ** 2, areas)
 
 
 def merge(
@@ -128,15 +127,14 @@ def mask_wise_decisions(
         options: thresholds.
     """
     quality_thresh = torch.where(is_thing, options.quality_thresh_things, options.quality_thresh_stuff)
-    areas = scored.inside.sum(dim=(1, 2))
-    good_enough, has_pixels = (scored.scores >= quality_thresh).tolist(), (areas > 0).tolist()
+    good_enough, has_pixels = (scored.scores >= quality_thresh).tolist(), (scored.areas > 0).tolist()
     occupied = scored.inside.new_zeros(scored.inside.shape[1:])
     for i in scored.scores.argsort(descending=True, stable=True).tolist():
         if not (good_enough[i] and has_pixels[i]):
             yield i, "score too low" if has_pixels[i] else "no pixel above 0.5"
             continue
         overlap_thresh = options.overlap_thresh_things if is_thing[i] else options.overlap_thresh_stuff
-        if (scored.inside[i] & occupied).sum() / areas[i] > overlap_thresh:
+        if (scored.inside[i] & occupied).count_nonzero() / scored.areas[i] > overlap_thresh:
             yield i, "too much of it is taken"
             continue
         free = scored.inside[i] & ~occupied
@@ -199,7 +197,7 @@ def _paint(
     stuff: dict[int, dict] = {}
     num_things = 0
     for i, pixels, score in segments:
-        label, area = labels[i], int(pixels.sum())
+        label, area = labels[i], int(pixels.count_nonzero())
         if label in stuff:
             info = stuff[label]
             info["area"] += area
@@ -214,10 +212,6 @@ def _paint(
                 stuff[label] = info
         ids[pixels] = info["id"]
     return ids, infos
-
-
-def _chunks(masks: Tensor, size: tuple[int, int]) -> list[Tensor]:
-    return list(masks.split(max(1, _CHUNK_PIXELS // (size[0] * size[1])))) if len(masks) else []
 
 
 def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:

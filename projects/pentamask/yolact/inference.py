@@ -6,20 +6,17 @@ P: prior boxes; K: classes without background; k prototypes of h x w pixels; n: 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from pentamask.common import check_choice, vector_of_sizes
+from pentamask.ops.resize_masks import resize_masks
 
 from .anchors import decode_boxes
 from .mask_networks import MaskIoUNet
 from .masks import assemble_masks, crop_masks
 from .nms import cross_class_fast_nms, fast_nms, greedy_nms
-
-# Masks upsampled at a time: bounds the memory for big pictures.
-_MASKS_AT_A_TIME = 25
 
 
 class Detections(NamedTuple):
@@ -150,7 +147,7 @@ class Postprocessor:
         result.pred_boxes = Boxes(whole_pixels(detections.boxes, height, width))
         result.scores = detections.scores
         result.pred_classes = detections.classes
-        result.pred_masks = _upsample(masks, height, width)
+        result.pred_masks = resize_masks(masks, height, width)[0]
         if mask_iou_net is not None:
             result.mask_scores = detections.scores * mask_iou_net.scores(masks, detections.classes)
             if self.rescore_boxes:
@@ -165,14 +162,3 @@ def whole_pixels(boxes: Tensor, height: int, width: int) -> Tensor:
     low = torch.minimum(scaled[:, :2], scaled[:, 2:]).clamp(min=0)
     high = torch.minimum(torch.maximum(scaled[:, :2], scaled[:, 2:]), size)
     return torch.cat((low, high), dim=1).trunc()
-
-
-def _upsample(masks: Tensor, height: int, width: int) -> Tensor:
-    """(n, h, w) probabilities -> (n, height, width) bool."""
-    # A traced model has a fixed number of parts.
-    masks_at_a_time = masks.shape[0] if torch.jit.is_tracing() else _MASKS_AT_A_TIME
-    parts = [
-        F.interpolate(part[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0] > 0.5
-        for part in masks.split(masks_at_a_time)
-    ]
-    return torch.cat(parts)
