@@ -4,13 +4,14 @@ A step that fails or runs out of time does not stop the others. DIR/gpu.json say
 printed; --only runs some steps again and keeps the other results. The table is written to benchmarks/README.md.
 --dry-run walks every step on the CPU with tiny sizes, so that no flag is missing when there is a GPU; its table goes to
 DIR/table.md. The trainings need --coco, a folder with COCO's train2017/ and annotations/, of which some hundred images
-are enough, and must learn it by heart; without it, and in a dry run, they use the generated shapes.
+are enough, and must learn them by heart; without it they are four iterations on generated shapes.
 """
 
 import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,18 +27,44 @@ README = ROOT / "benchmarks" / "README.md"
 MARKS = ("<!-- dev/gpu.sh writes from here -->\n", "<!-- to here -->\n")
 KERNEL_TESTS = "test_equals_float64_reference or test_reduced_types or test_non_contiguous"
 GOAL = 70.0  # AP or PQ of the images that were trained on
-# Config, the metric that shows that it has learned its images, and options beside those of `learn`.
-MODELS = {
-    "BlendMask": ("BlendMask/R_50_1x.yaml", "segm/AP", ()),
-    "BlendMask-Panoptic": ("BlendMask/Panoptic/R_50_1x.yaml", "panoptic_seg/PQ", ()),
-    "CenterMask": ("CenterMask/centermask_R_50_FPN_ms_3x.yaml", "segm/AP", ()),
+# Config, the metric that shows that it has learned its images, and options beside BY_HEART.
+MODELS: dict[str, tuple[str, str, dict]] = {
+    "BlendMask": ("BlendMask/R_50_1x.yaml", "segm/AP", {}),
+    "BlendMask-Panoptic": ("BlendMask/Panoptic/R_50_1x.yaml", "panoptic_seg/PQ", {}),
+    "CenterMask": ("CenterMask/centermask_R_50_FPN_ms_3x.yaml", "segm/AP", {}),
     "YOLACT": (
         "YOLACT/yolact_resnet50.yaml",
         "segm/AP",
-        ("INPUT.SSD_AUGMENTATION", "False", "SOLVER.BASE_LR", "0.004"),
+        {"INPUT.SSD_AUGMENTATION": False, "INPUT.MIN_SIZE_TEST": 0, "SOLVER.BASE_LR": 0.004},
     ),
-    "MaskRCNN": ("MaskRCNN/R_50_FPN_1x.yaml", "segm/AP", ()),
-    "PanopticSegFormer": ("PanopticSegFormer/R_50_1x.yaml", "panoptic_seg/PQ", ("INPUT.CROP.ENABLED", "False")),
+    "MaskRCNN": ("MaskRCNN/R_50_FPN_1x.yaml", "segm/AP", {}),
+    "PanopticSegFormer": ("PanopticSegFormer/R_50_1x.yaml", "panoptic_seg/PQ", {"INPUT.CROP.ENABLED": False}),
+}
+# From random weights, without what keeps a model from learning single images.
+BY_HEART = {
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.NORM": "BN",
+    "INPUT.RANDOM_FLIP": "none",
+    "INPUT.MIN_SIZE_TRAIN": "(480,)",
+    "INPUT.MAX_SIZE_TRAIN": 800,
+    "INPUT.MIN_SIZE_TEST": 480,
+    "INPUT.MAX_SIZE_TEST": 800,
+    "DATALOADER.NUM_WORKERS": 12,
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.MAX_ITER": 20000,
+    "SOLVER.STEPS": "()",
+    "SOLVER.WARMUP_ITERS": 100,
+    "SOLVER.WEIGHT_DECAY": 0.0,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": True,
+    "SOLVER.AMP.ENABLED": True,
+    "SOLVER.AMP.PRECISION": "bf16",
+}
+ONE_ITERATION = {
+    "DATASETS.TEST": "()",
+    "INPUT.MIN_SIZE_TRAIN": "(96,)",
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.MAX_ITER": 1,
 }
 
 
@@ -100,49 +127,65 @@ def timing_steps(output: Path, dry: bool) -> list[Step]:
     return [*steps, Step("time-models", command + (["--models", "MaskRCNN"] if dry else []), 300, result)]
 
 
-def learn(name: str, output: Path, coco: bool, seconds: int) -> Step:
-    """Train on the images that are evaluated: the real model on COCO, or four iterations of the thin one on shapes."""
-    config, metric, options = MODELS[name]
+def learn(name: str, output: Path, dry: bool, coco: bool) -> Step:
+    """Train on the images that are evaluated: the real model on COCO, or four iterations of the thin one on shapes.
+
+    With both `dry` and `coco` one iteration of the real model, so that every option of the real run has been read.
+    """
+    config, metric, own = MODELS[name]
     folder = output / f"learn-{name}"
-    common = ["OUTPUT_DIR", str(folder), "TEST.EVAL_PERIOD", "250", "MODEL.WEIGHTS", ""]
+    options = {"OUTPUT_DIR": folder, "MODEL.WEIGHTS": "", "TEST.EVAL_PERIOD": 250}
     if coco:
         panoptic = {"BlendMask-Panoptic": "_panoptic_separated", "PanopticSegFormer": "_panoptic"}.get(name, "")
-        sets = f"('coco_2017_train{panoptic}',)"
-        common += [
-            "DATASETS.TRAIN",
-            sets,
-            "DATASETS.TEST",
-            sets,
-            "SOLVER.MAX_ITER",
-            "20000",
-            "SOLVER.IMS_PER_BATCH",
-            "16",
-        ]
-        common += ["MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.RESNETS.NORM", "BN", "SOLVER.WEIGHT_DECAY", "0.0"]
-        common += ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", "bf16", "SOLVER.STEPS", "()"]
-        common += ["INPUT.RANDOM_FLIP", "none", "INPUT.MIN_SIZE_TRAIN", "(480,)", "INPUT.MAX_SIZE_TRAIN", "800"]
-        common += [
-            "INPUT.MAX_SIZE_TEST",
-            "800",
-            "SOLVER.CLIP_GRADIENTS.ENABLED",
-            "True",
-            "DATALOADER.NUM_WORKERS",
-            "12",
-        ]
-        common += [] if name == "YOLACT" else ["INPUT.MIN_SIZE_TEST", "480"]  # which stretches its pictures itself
-        common += options
+        images = f"('coco_2017_train{panoptic}',)"
+        options |= {"DATASETS.TRAIN": images, "DATASETS.TEST": images, **BY_HEART, **own}
+        options |= ONE_ITERATION if dry else {}
     else:
         thin = {"BlendMask-Panoptic": "BlendMask", "CenterMask": "CenterMask_Lite"}.get(name, name)
         config = f"shapes/{thin}_R_50_thin.yaml"
-        common += ["SOLVER.MAX_ITER", "4", "SOLVER.IMS_PER_BATCH", "2", "DATASETS.TEST", "('shapes_val',)"]
-    command = [sys.executable, "-m", "pentamask.tools.train_net", "--config-file", config, *common]
-    return Step(f"learn-{name}", command, seconds, folder / "metrics.json", metric)
+        options |= {"SOLVER.MAX_ITER": 4, "SOLVER.IMS_PER_BATCH": 2}
+    words = [str(word) for option in options.items() for word in option]
+    command = [sys.executable, "-m", "pentamask.tools.train_net", "--config-file", config, *words]
+    return Step(f"learn-{name}", command, 170, folder / "metrics.json", metric)
 
 
 def all_steps(output: Path, dry: bool, coco: bool) -> list[Step]:
     """In order of what must be known first."""
-    training = [learn(name, output, coco and not dry, 120 if dry else 170) for name in MODELS]
+    training = [learn(name, output, dry, coco) for name in MODELS]
     return [*test_steps(output, dry), *timing_steps(output, dry), *training]
+
+
+def prepare_coco(coco: Path, folder: Path) -> None:
+    """Make `folder`/coco of links into `coco`, and the maps of semantic labels that Detectron2's panoptic sets need.
+
+    They are what its datasets/prepare_panoptic_fpn.py writes: 0 things, 255 unknown.
+    """
+    import numpy as np
+    from detectron2.data import MetadataCatalog
+    from panopticapi.utils import rgb2id
+    from PIL import Image
+
+    target = folder / "coco"
+    maps = target / "panoptic_stuff_train2017"
+    shutil.rmtree(target, ignore_errors=True)
+    maps.mkdir(parents=True)
+    # COCO's archive has the panoptic PNGs beside their JSON file, and Detectron2 looks for them beside the pictures.
+    pngs = next(
+        path for path in (coco / "panoptic_train2017", coco / "annotations/panoptic_train2017") if path.is_dir()
+    )
+    for folder in (coco / "annotations", coco / "train2017", pngs):
+        (target / folder.name).symlink_to(folder.resolve())
+    labels = MetadataCatalog.get("coco_2017_train_panoptic_separated").stuff_dataset_id_to_contiguous_id
+    panoptic = json.loads((coco / "annotations" / "panoptic_train2017.json").read_text())
+    segments = {picture["image_id"]: picture["segments_info"] for picture in panoptic["annotations"]}
+    for picture in json.loads((coco / "annotations" / "instances_train2017.json").read_text())["images"]:
+        name = Path(picture["file_name"]).with_suffix(".png")
+        semantic = np.full((picture["height"], picture["width"]), 255, dtype=np.uint8)
+        if picture["id"] in segments:
+            ids = rgb2id(np.array(Image.open(pngs / name)))
+            for segment in segments[picture["id"]]:
+                semantic[ids == segment["id"]] = labels.get(segment["category_id"], 0)
+        Image.fromarray(semantic).save(maps / name)
 
 
 def metrics(file: Path, name: str) -> list[tuple[int, float]]:
@@ -292,10 +335,9 @@ def main() -> int:
         return 1
     output = args.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
+    os.environ["DETECTRON2_DATASETS"] = str(output / "datasets")
     if args.coco is not None:
-        os.environ["DETECTRON2_DATASETS"] = str(args.coco.resolve().parent)  # Detectron2 looks for DIR/coco
-    else:
-        os.environ.setdefault("DETECTRON2_DATASETS", str(output / "datasets"))
+        prepare_coco(args.coco, output / "datasets")
     file = output / "gpu.json"
     report = json.loads(file.read_text()) if args.only and file.exists() else {"steps": {}}
     report |= {"machine": machine(), "dry_run": args.dry_run}
