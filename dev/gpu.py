@@ -278,7 +278,7 @@ def summary(name: str, found: dict) -> str:
     if name.startswith("reference"):
         medians = [case["median"] for case in result.values()]
         return f"{len(medians)} cases, largest median error {max(medians):.1e}"
-    return f"{len(result['rows'])} rows, below" if "rows" in result else "see the JSON"
+    return "below" if found["ok"] else f"{found['ended']}, as far as below"
 
 
 def op_rows(result: dict) -> list[str]:
@@ -294,6 +294,17 @@ def op_rows(result: dict) -> list[str]:
     return lines
 
 
+def model_rows(result: dict) -> list[str]:
+    """The table of benchmarks/models.py: milliseconds, and how many times faster each variant is."""
+    variants = list(dict.fromkeys(v for row in result["models"].values() for v in row["seconds"] if v != "plain"))
+    lines = ["", "| model | plain ms | " + " | ".join(f"{variant} x" for variant in variants) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(variants) + 1))
+    for name, row in result["models"].items():
+        ratios = [f"{row['ratio_to_plain'][v]:.2f}" if v in row["ratio_to_plain"] else "" for v in variants]
+        lines.append("| " + " | ".join([name, f"{1e3 * row['seconds']['plain']:.1f}", *ratios]) + " |")
+    return lines
+
+
 def make_table(report: dict) -> str:
     """Markdown of everything."""
     where = report["machine"]
@@ -305,6 +316,12 @@ def make_table(report: dict) -> str:
         if name.startswith("time-ops") and found["result"] is not None:
             lines += ["", f"Operators, {name.removeprefix('time-ops-')}, medians (`benchmarks/ops.py --device cuda`):"]
             lines += op_rows(found["result"])
+        if name == "time-models" and found["result"] is not None:
+            lines += [
+                "",
+                "Whole models (`benchmarks/models.py --device cuda`; stages in its JSON):",
+                *model_rows(found["result"]),
+            ]
     return "\n".join(lines) + "\n"
 
 

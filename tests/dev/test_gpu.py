@@ -64,12 +64,14 @@ def test_every_step_has_a_command_for_its_device(tmp_path: Path, dry: bool) -> N
 
 def test_the_table_replaces_the_last_one(tmp_path: Path) -> None:
     row = {"shape": "sam/n50", "pass": "fwd", "ms": {"pentamask": 0.02, "eager": 0.05}, "error": {"pentamask": 1e-7}}
+    model = {"seconds": {"plain": 0.05, "half": 0.02}, "ratio_to_plain": {"plain": 1.0, "half": 2.5}}
     tests = {"tests": 9, "skipped": 1, "failures": 1, "errors": 0}
     report = {
         "machine": {"card": "A card", "torch": "2", "cuda": "13", "driver": "5"},
         "steps": {
             "ops": {"seconds": 3.0, "ok": False, "ended": "ended", "result": tests},
             "time-ops-float32": {"seconds": 4.0, "ok": True, "ended": "ended", "result": {"rows": [row]}},
+            "time-models": {"seconds": 5.0, "ok": True, "ended": "ended", "result": {"models": {"YOLACT": model}}},
         },
     }
     readme = tmp_path / "README.md"
@@ -80,4 +82,5 @@ def test_the_table_replaces_the_last_one(tmp_path: Path) -> None:
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and text.count("A card") == 1
     assert "| ops | 3.0 | NO | 8 tests, 1 failed |" in text
     assert "| sam/n50 | fwd | 20.0 | 2.50 | 1.0e-07 |" in text
+    assert "| YOLACT | 50.0 | 2.50 |" in text
     assert all(gpu.README.read_text().count(mark) == 1 for mark in gpu.MARKS)
