@@ -8,7 +8,12 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
-constexpr int kBlocks = 3;  // at a time on a multiprocessor, which limits the registers
+// Blocks at a time on a multiprocessor, which limits the registers; older ones have room for two.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kBlocks = 2;
+#else
+constexpr int kBlocks = 3;
+#endif
 constexpr int64_t kSharedNumbers = 5120;  // maps that fit are kept in shared memory, larger ones in the scratch buffer
 
 // How a block reads an RoI: `span` threads side by side along the pixels, `groups` of them along the channels; with
