@@ -160,7 +160,7 @@ setup(
     packages=find_packages("projects"),
     package_data={
         "pentamask.configs": ["*/*.yaml", "*/*/*.yaml", "*/*.py", "*/*/*.py"],
-        "pentamask": ["py.typed", "*/README.md"],
+        "pentamask": ["py.typed", "*/README.md", "report/*.jinja"],
     },
     zip_safe=False,
     **get_extensions(),

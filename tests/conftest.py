@@ -5,7 +5,9 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +29,31 @@ def shapes() -> str:
 
     write_shapes(default_root(), {"train": 12, "val": 6})
     return default_root()
+
+
+@pytest.fixture(scope="module")  # not longer: while it is there, asyncio.run refuses to work
+def browser() -> Iterator[Any]:
+    """A headless Chromium, driven by Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    assert chromium, "Tests of pages need Chromium on the PATH as `chromium`: `make test` installs Debian's."
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """An empty page; at the end nothing may have failed in it, nor been asked of another host."""
+    opened = browser.new_page(viewport={"width": 1240, "height": 900})
+    problems: list[str] = []
+    opened.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("requestfailed", lambda request: problems.append(f"{request.url}: {request.failure}"))
+    local = ("file:", "data:", "blob:", "http://127.0.0.1", "ws://127.0.0.1")
+    opened.on("request", lambda r: None if r.url.startswith(local) else problems.append(f"asked for {r.url}"))
+    yield opened
+    opened.close()
+    assert not problems

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "projects" / "pentamask"
 PLUGINS = {path.parent.name for path in PACKAGE.glob("*/meta_arch.py")}
 LAYERS = [
     {"tools"},
+    {"report"},
     {"engine", "export", "model_zoo", "visualize"},
     PLUGINS,
     {"fcos", "backbones", "data", "evaluation", "checkpoint", "optimize"},
@@ -106,6 +107,9 @@ def test_ops_need_torch_only(path: Path) -> None:
         ("engine", "pentamask.model_zoo", True),
         ("engine", "pentamask.visualize", False),
         ("engine", "pentamask.tools.demo", False),
+        ("engine", "pentamask.report", False),
+        ("report", "pentamask.visualize.predictions", True),
+        ("report", "pentamask.tools.demo", False),
         ("tools", "pentamask.tools.train_net", True),
         ("model_zoo", "detectron2.model_zoo.get", False),
         ("data", "pentamask.config.add_pentamask_config", False),

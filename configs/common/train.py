@@ -16,5 +16,6 @@ train = dict(
     checkpointer=dict(period=5000, max_to_keep=100, best_metric=""),
     eval_period=0,  # only at the end
     log_period=20,
+    report=False,  # at the end write output_dir/report/index.html
     device="cuda",
 )

@@ -1,7 +1,10 @@
-"""The few helpers that every part of pentamask may use: registration, config keys, precision, means over processes."""
+"""The few helpers that every part of pentamask may use: registration, config keys, extras, precision, means over
+processes."""
 
+import importlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -112,6 +115,18 @@ def check_pooler(key: str, pooler: ROIPooler | None, in_features: list[str], sha
     if pooler is not None:
         scales = [level.spatial_scale for level in pooler.level_poolers]
         derive(f"{key}.scales", scales, [1 / shapes[name].stride for name in in_features])
+
+
+def import_extra(name: str, extra: str) -> ModuleType:
+    """The module `name` of a package that only some tools need.
+
+    Raises:
+        ImportError: it is not installed; names the extra of pentamask that brings it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"This needs the package {name}: pip install pentamask[{extra}] ({error}).") from error
 
 
 def at_least_float32(x: Tensor) -> Tensor:

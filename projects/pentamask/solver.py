@@ -63,3 +63,5 @@ def add_solver_config(cfg: CfgNode) -> None:
     add_defaults(cfg.SOLVER, SKIP_NONFINITE=0)
     # Exponential moving average of the weights, evaluated beside the model.
     add_defaults(cfg, MODEL_EMA=dict(ENABLED=False, DECAY=0.999))
+    # Write OUTPUT_DIR/report/index.html at the end of train_net.
+    add_defaults(cfg, REPORT=False)

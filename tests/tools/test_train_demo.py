@@ -1,4 +1,4 @@
-"""`make demo` in small: train, evaluate, and a picture of validation images."""
+"""`make demo` in small: train, evaluate, a picture of validation images, and the report."""
 
 from PIL import Image
 
@@ -10,4 +10,6 @@ def test_trains_evaluates_and_draws(tiny, tmp_path, capsys):
     assert {"bbox", "segm"} <= set(results)
     picture = Image.open(tmp_path / "out" / "side_by_side.png")
     assert picture.width > 6 * 320 and picture.height > 3 * 320  # two blocks of three panels, three rows
-    assert f"Look at {tmp_path / 'out' / 'side_by_side.png'}" in capsys.readouterr().out
+    report = tmp_path / "out" / "report" / "index.html"
+    assert report.is_file() and (tmp_path / "out" / "explain" / "000001" / "bases.png").is_file()
+    assert f"Look at {tmp_path / 'out' / 'side_by_side.png'} and {report}" in capsys.readouterr().out

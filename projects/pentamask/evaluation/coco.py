@@ -48,15 +48,13 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
         results = list(chain.from_iterable(p["instances"] for p in predictions))
         self._number_things(results)
         if self._counts_all:
-            most = max(Counter(result["image_id"] for result in results).values(), default=0)
-            self._max_dets_per_image = [1, 10, max(_COCO_LIMIT, most)]
+            self._max_dets_per_image = detection_limits(results)
         wanted = self._tasks
         tasks = wanted or self._tasks_from_predictions(results)
-        if not results or "mask_score" not in results[0] or "segm" not in tasks:
+        if not has_mask_scores(results) or "segm" not in tasks:
             super()._eval_predictions(predictions, img_ids)
             return
-        # The parent maps category ids in place: each run gets results of its own.
-        by_mask = [{**result, "score": result["mask_score"]} for result in results]
+        by_mask = ranked_by_mask(results)
         others = tuple(task for task in tasks if task != "segm")
         try:
             for self._tasks, part in ((("segm",), by_mask), (others, results)):
@@ -88,6 +86,22 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
         if ids is not None and class_names is not None:
             class_names = [class_names[label] for label in sorted(ids.values())]
         return super()._derive_coco_results(coco_eval, iou_type, class_names)
+
+
+def detection_limits(results: list[dict]) -> list[int]:
+    """COCO's limits of detections in an image, the last raised to the most that any image has."""
+    most = max(Counter(result["image_id"] for result in results).values(), default=0)
+    return [1, 10, max(_COCO_LIMIT, most)]
+
+
+def has_mask_scores(results: list[dict]) -> bool:
+    """Whether results rank masks by a score of their own; the first one decides."""
+    return bool(results) and "mask_score" in results[0]
+
+
+def ranked_by_mask(results: list[dict]) -> list[dict]:
+    """Copies of results whose "score" is that of the mask."""
+    return [{**result, "score": result["mask_score"]} for result in results]
 
 
 def complete_annotations(coco: COCO) -> None:

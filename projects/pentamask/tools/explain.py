@@ -15,7 +15,7 @@ from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.load_config import find_config_file
 from pentamask.engine.rehearsal import make_folder
 from pentamask.tools.demo import build_predictor, find_images, score
-from pentamask.visualize.explanation import draw_explanation
+from pentamask.visualize.explanation import save_explanation
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -55,10 +55,7 @@ def main(args: argparse.Namespace) -> list[str]:
         picture, parts = predictor.explain(read_picture(path, "BGR"), args.instances)
         if any(len(part.instances) == 0 for part in parts.values() if hasattr(part, "instances")):
             print(f"{path}: no instance scores {args.confidence_threshold} or more, so that none is shown.")
-        make_folder(folder, "The folder of an image")
-        for name, figure in draw_explanation(picture, parts, metadata):
-            written.append(os.path.join(folder, f"{name}.png"))
-            figure.savefig(written[-1])
+        written += save_explanation(picture, parts, metadata, folder)
     print("\n".join(written))
     return written
 

@@ -22,7 +22,7 @@ _NUM_IMAGES = 12
 
 
 def main(options: list[str]) -> dict:
-    """Train, evaluate, and write `side_by_side.png` into OUTPUT_DIR.
+    """Train, evaluate, and write `side_by_side.png` and the report into OUTPUT_DIR.
 
     Args:
         options: keys and values for the config.
@@ -38,9 +38,10 @@ def main(options: list[str]) -> dict:
     args = default_argument_parser().parse_args(["--config-file", _CONFIG, *options])
     results = train_net.main(args)
     path = _write_picture(load_config(find_config_file(_CONFIG), options))
+    report = os.path.join(os.path.dirname(path), "report", "index.html")
     print(
         f"Mask AP {results['segm']['AP']:.1f}, box AP {results['bbox']['AP']:.1f} after "
-        f"{(time.time() - start) / 60:.1f} minutes. Look at {path}"
+        f"{(time.time() - start) / 60:.1f} minutes. Look at {path} and {report}"
     )
     return results
 

@@ -4,6 +4,8 @@ python -m pentamask.tools.train_net --config-file FCOS/R_50_1x.yaml [--resume] [
 """
 
 import argparse
+import logging
+import os
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, hooks
@@ -11,8 +13,10 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
+from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.common import import_extra
 from pentamask.engine.checks import check_class_names, check_config, check_weights, mask_format
 from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.config_checks import building_errors, check_lazy_values, check_values
@@ -22,6 +26,7 @@ from pentamask.engine.load_config import available_device, find_config_file, loa
 from pentamask.engine.rehearsal import make_folder, rehearse_training
 from pentamask.engine.trainer import Trainer
 from pentamask.optimize import optimize_for_inference
+from pentamask.report import report_run
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -34,6 +39,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     check_config(cfg, resume=args.resume, eval_only=args.eval_only)
     check_values(cfg)
+    if cfg.REPORT:
+        import_extra("jinja2", "report")  # before work is lost
     make_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pentamask", configure_stdout=False)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
@@ -46,6 +53,8 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
     """As `setup`, with the same errors, for a LazyConfig file."""
     cfg = load_lazy_config(args.config_file, args.opts)
     check_lazy_values(cfg)
+    if cfg.train.get("report", False):
+        import_extra("jinja2", "report")
     output_dir = cfg.train.output_dir
     make_folder(output_dir, "train.output_dir")
     check_weights("train.init_checkpoint", cfg.train.init_checkpoint, resume_from=output_dir if args.resume else None)
@@ -56,7 +65,7 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
 
 
 def main(args: argparse.Namespace) -> dict:
-    """Train or, with --eval-only, evaluate.
+    """Train or, with --eval-only, evaluate; with REPORT (train.report) write OUTPUT_DIR/report/index.html.
 
     Args:
         args: of Detectron2's `default_argument_parser`.
@@ -67,15 +76,39 @@ def main(args: argparse.Namespace) -> dict:
     Raises:
         BadInput: the user's config, data or files cannot be used.
     """
+    cfg, results = run(args)
+    if comm.is_main_process() and (cfg.train.get("report", False) if isinstance(cfg, DictConfig) else cfg.REPORT):
+        _write_report(cfg, evaluated_given=args.eval_only and not args.resume)
+    return results
+
+
+def _write_report(cfg: CfgNode | DictConfig, *, evaluated_given: bool) -> None:
+    """The report on the newest checkpoint, or on the weights that the config names."""
+    if isinstance(cfg, DictConfig):
+        folder, weights = cfg.train.output_dir, cfg.train.init_checkpoint
+    else:
+        folder, weights = cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS
+    if not evaluated_given:
+        weights = PentamaskCheckpointer(nn.Module(), folder).get_checkpoint_file()
+    path = report_run(cfg, folder, weights, os.path.join(folder, "report"))
+    logging.getLogger(__name__).info("The report is %s", path)
+
+
+def run(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, dict]:
+    """`main` without the report; also returns the config."""
     args.config_file = find_config_file(args.config_file)
     if args.config_file.endswith(".py"):
-        return run_lazy(setup_lazy(args), resume=args.resume, eval_only=args.eval_only)
+        lazy_cfg = setup_lazy(args)
+        return lazy_cfg, run_lazy(lazy_cfg, resume=args.resume, eval_only=args.eval_only)
     cfg = setup(args)
-    if args.eval_only:
-        return evaluate(cfg, resume=args.resume)
+    return cfg, evaluate(cfg, resume=args.resume) if args.eval_only else train(cfg, resume=args.resume)
+
+
+def train(cfg: CfgNode, *, resume: bool) -> dict:
+    """Train and return the results of the last evaluation."""
     with building_errors(cfg):
         trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(resume=resume)
     check_class_names(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, masks=mask_format(cfg, "test"))
     Trainer.rehearse_test(cfg, trainer.model)
     rehearse_training(trainer.model, trainer.data_loader)

@@ -1,5 +1,6 @@
 """Draws explanations by the kinds of their parts, whatever model they come from."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -53,6 +54,16 @@ def draw_explanation(image: np.ndarray, parts: Explanation, metadata: Metadata) 
         figures = _DRAWERS[type(part)](image, part, metadata)
         for i, figure in enumerate(figures):
             yield (f"{name}_{i + 1}" if isinstance(part, WeightedSum) else name), figure
+
+
+def save_explanation(image: np.ndarray, parts: Explanation, metadata: Metadata, folder: str) -> list[str]:
+    """Write the pictures of `draw_explanation` as NAME.png into a folder, which is made; returns their paths."""
+    os.makedirs(folder, exist_ok=True)
+    paths = []
+    for name, figure in draw_explanation(image, parts, metadata):
+        paths.append(os.path.join(folder, f"{name}.png"))
+        figure.savefig(paths[-1])
+    return paths
 
 
 def _grid(title: str, count: int, image: np.ndarray, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
@@ -209,7 +220,7 @@ def _draw_points(image: np.ndarray, part: Points, metadata: Metadata) -> Iterato
             _draw_cells(ax, box, part.grid)
         x, y = part.points[i].detach().cpu().numpy().T
         weights = part.weights[i].detach().cpu().numpy() if part.weights else np.full(len(x), 1 / max(len(x), 1))
-        sizes = 3 + 60 * weights / weights.max(initial=1e-6) if part.weights else 3
+        sizes = 8 + 80 * weights / weights.max(initial=1e-6) if part.weights else 3
         levels = part.levels[i].tolist() if part.levels else [0] * len(x)
         ax.scatter(x, y, s=sizes, c=_COLORS[levels], alpha=0.8, linewidths=0)
         for level in sorted(set(levels)) if part.level_names else ():

@@ -33,7 +33,7 @@ def side_by_side(
         panel: longer side of one image's panels in pixels.
         blocks: how many rows stand beside each other.
     """
-    rows = [_draw_row(record, predict, metadata, panel) for record in records]
+    rows = [draw_row(record, predict, metadata, panel) for record in records]
     lines = -(-len(rows) // blocks)
     block_width = len(_TITLES) * (panel + _GAP)
     canvas = Image.new("RGB", (blocks * block_width + _GAP, _TITLE_HEIGHT + lines * (panel + _GAP)), "white")
@@ -48,8 +48,8 @@ def side_by_side(
     return canvas
 
 
-def _draw_row(record: dict, predict: Callable, metadata: Metadata, panel: int) -> list[np.ndarray]:
-    """The three panels of one image, RGB, the longer side `panel` pixels."""
+def draw_row(record: dict, predict: Callable, metadata: Metadata, panel: int) -> list[np.ndarray]:
+    """The three panels of one image, RGB, the longer side `panel` pixels; arguments as those of `side_by_side`."""
     image = read_record_picture(record, "RGB")
     scale = panel / max(image.shape)
     truth = Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION).draw_dataset_dict(record)
