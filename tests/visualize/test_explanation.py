@@ -46,11 +46,14 @@ def test_maps_are_cut_to_the_image_and_the_strongest_are_shown():
 
 
 def test_maps_of_instances_have_a_row_each():
-    values = [torch.rand(2, 7, 7), torch.rand(2, 3, 3)]
+    values = [torch.tensor([0.1, 0.3, 0.5, 2.0]).view(2, 1, 2), torch.ones(2, 3, 3)]
     (figure,) = draw(attention=InstanceMaps("A", INSTANCES, values, ["fine", "coarse"], notes=["x", "y"])).values()
-    assert titles(figure) == ["dog 90%, x", "fine", "coarse", "cat 50%, y", "fine", "coarse"]
+    assert titles(figure) == [
+        *("dog 90%, x", "fine, 0.10 to 0.30", "coarse, 1.00 to 1.00"),
+        *("cat 50%, y", "fine, 0.50 to 2.00", "coarse, 1.00 to 1.00"),
+    ]
     (figure,) = draw(masks=InstanceMaps("A", INSTANCES, values[:1], ["mask"], (20.0, 30.0))).values()
-    assert titles(figure) == ["dog 90%", "mask", "cat 50%", "mask"] and figure.axes[1].get_xlim() == (0, 30)
+    assert titles(figure)[::2] == ["dog 90%", "cat 50%"] and figure.axes[1].get_xlim() == (0, 30)
 
 
 def test_sums_have_a_picture_for_each_instance():

@@ -66,17 +66,20 @@ def save_explanation(image: np.ndarray, parts: Explanation, metadata: Metadata, 
     return paths
 
 
-def _grid(title: str, count: int, image: np.ndarray, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` cells in rows of `columns`, in the shape of the image."""
+def _grid(
+    title: str, count: int, image: np.ndarray, columns: int = _COLUMNS, cell: float = _CELL
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` cells, `cell` inches wide, in rows of `columns`, in the shape of the image."""
     columns = max(1, min(columns, count))
     rows = max(1, -(-count // columns))
-    height = min(max(_CELL * image.shape[0] / image.shape[1], _CELL / 2), 2 * _CELL)
-    margin = 0.45
-    size = columns * _CELL, rows * (height + 0.3) + margin
+    height = min(max(cell * image.shape[0] / image.shape[1], cell / 2), 2 * cell)
+    margin, gap = 0.3, 0.3  # for the title, and for that of each row
+    size = columns * cell, rows * (height + gap) + margin
     figure = Figure(figsize=size, dpi=_DPI)
-    figure.suptitle(title, fontsize=9, x=0.02, y=1 - 0.08 / size[1], ha="left", va="top")
+    figure.suptitle(title, fontsize=9, x=0.02, y=1 - 0.06 / size[1], ha="left", va="top")
     axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - (margin + 0.1) / size[1], wspace=0.04, hspace=0.3 / height)
+    top = 1 - (margin + 0.8 * gap) / size[1]
+    figure.subplots_adjust(0.01, 0.01, 0.99, top, wspace=0.04, hspace=gap / height)
     for ax in axes:
         ax.axis("off")
     return figure, axes[:count]
@@ -90,16 +93,26 @@ def _show_image(ax: Axes, image: np.ndarray, *, grey: bool = False) -> None:
     ax.imshow(image, extent=(0, width, height, 0))
 
 
-def _show_map(ax: Axes, values: Tensor, extent: tuple[float, float, float, float] | None, alpha: float = 1.0) -> None:
-    """A map (h, w): negative values blue, positive red; without negative ones dark to bright, up to 1 or the maximum.
+def _show_map(
+    ax: Axes,
+    values: Tensor,
+    extent: tuple[float, float, float, float] | None,
+    *,
+    alpha: float = 1.0,
+    signed: bool = False,
+) -> str:
+    """A map (h, w): negative values blue, positive red; without negative ones dark to bright, unless `signed`.
 
-    `extent`: left, right, bottom, top in pixels.
+    `extent`: left, right, bottom, top in pixels. Returns the range of the values.
     """
     array = values.detach().float().cpu().numpy()
-    high = float(np.abs(array).max(initial=1e-6))
-    signed = array.min(initial=0) < 0
-    limits = (-high, high) if signed else (0.0, high)
-    ax.imshow(array, "RdBu_r" if signed else "viridis", vmin=limits[0], vmax=limits[1], extent=extent, alpha=alpha)
+    low, high = float(array.min(initial=np.inf)), float(array.max(initial=-np.inf))
+    if signed or low < 0:
+        limit = max(abs(low), abs(high), 1e-6)
+        ax.imshow(array, "RdBu_r", vmin=-limit, vmax=limit, extent=extent, alpha=alpha)
+    else:
+        ax.imshow(array, "viridis", vmin=low, vmax=max(high, low + 1e-6), extent=extent, alpha=alpha)
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _crop_to(ax: Axes, image: np.ndarray) -> None:
@@ -149,14 +162,14 @@ def _draw_instance_maps(image: np.ndarray, part: InstanceMaps, metadata: Metadat
         _frame(row[0], box)
         _title(row[0], f"{caption}, {part.notes[i]}" if part.notes else caption)
         for ax, name, values in zip(row[1:], part.names, part.values):
-            _title(ax, name)
             if part.extent is None:
-                _show_map(ax, values[i], None)
-                continue
-            _show_image(ax, image, grey=True)
-            _show_map(ax, values[i], (0, part.extent[1], part.extent[0], 0), alpha=0.7)
-            _frame(ax, box, width=0.8)
-            _crop_to(ax, image)
+                shown = _show_map(ax, values[i], None)
+            else:
+                _show_image(ax, image, grey=True)
+                shown = _show_map(ax, values[i], (0, part.extent[1], part.extent[0], 0), alpha=0.7)
+                _frame(ax, box, width=0.8)
+                _crop_to(ax, image)
+            _title(ax, f"{name}, {shown}")
     yield figure
 
 
@@ -180,14 +193,14 @@ def _draw_sum(image: np.ndarray, part: WeightedSum, metadata: Metadata) -> Itera
                 _title(cells[1], "times its weights")
             else:
                 _draw_coefficient(cells[1], float(weights[k]), float(weights.abs().max()))
-            _show_map(cells[2], products[k], extent)
+            _show_map(cells[2], products[k], extent, signed=True)
             _title(cells[2], "product")
-            _show_map(cells[3], products[order[: column + 1]].sum(dim=0), extent)
+            _show_map(cells[3], products[order[: column + 1]].sum(dim=0), extent, signed=True)
             _title(cells[3], "sum so far")
         if len(rest):
-            _show_map(rows[2][-2], products[rest].sum(dim=0), extent)
+            _show_map(rows[2][-2], products[rest].sum(dim=0), extent, signed=True)
             _title(rows[2][-2], f"the other {len(rest)}")
-            _show_map(rows[3][-2], products.sum(dim=0), extent)
+            _show_map(rows[3][-2], products.sum(dim=0), extent, signed=True)
             _title(rows[3][-2], "sum of all")
         _show_image(rows[0][-1], image)
         _frame(rows[0][-1], part.instances.pred_boxes.tensor[i])
@@ -211,8 +224,7 @@ def _draw_points(image: np.ndarray, part: Points, metadata: Metadata) -> Iterato
     captions = _captions(part.instances, metadata)
     if not captions:
         return
-    figure, axes = _grid(part.title, len(captions), image, columns=3)
-    figure.set_size_inches(*(1.6 * figure.get_size_inches()))
+    figure, axes = _grid(part.title, len(captions), image, columns=3, cell=1.6 * _CELL)
     for i, (ax, caption, box) in enumerate(zip(axes, captions, part.instances.pred_boxes.tensor)):
         _show_image(ax, image, grey=True)
         _frame(ax, box)
@@ -220,7 +232,7 @@ def _draw_points(image: np.ndarray, part: Points, metadata: Metadata) -> Iterato
             _draw_cells(ax, box, part.grid)
         x, y = part.points[i].detach().cpu().numpy().T
         weights = part.weights[i].detach().cpu().numpy() if part.weights else np.full(len(x), 1 / max(len(x), 1))
-        sizes = 8 + 80 * weights / weights.max(initial=1e-6) if part.weights else 3
+        sizes = 8 + 80 * weights / weights.max(initial=1e-6) if part.weights else 6
         levels = part.levels[i].tolist() if part.levels else [0] * len(x)
         ax.scatter(x, y, s=sizes, c=_COLORS[levels], alpha=0.8, linewidths=0)
         for level in sorted(set(levels)) if part.level_names else ():
@@ -255,8 +267,7 @@ def _zoom(ax: Axes, box: Tensor, image: np.ndarray, points: tuple[np.ndarray, np
 
 def _draw_levels(image: np.ndarray, part: BoxLevels, metadata: Metadata) -> Iterator[Figure]:
     """A picture for each feature map with the best of its boxes."""
-    figure, axes = _grid(part.title, len(part.level_names) + 1, image, columns=3)
-    figure.set_size_inches(*(1.4 * figure.get_size_inches()))
+    figure, axes = _grid(part.title, len(part.level_names) + 1, image, columns=3, cell=1.4 * _CELL)
     _show_image(axes[0], image)
     best = part.scores.argsort(descending=True)[:_MAX_BOXES]
     highest = float(part.scores.max()) if len(best) else 1.0
