@@ -14,7 +14,7 @@ LAYERS = [
     PLUGINS,
     {"fcos", "backbones", "data", "evaluation", "checkpoint", "optimize"},
     {"ops"},
-    {"plugin", "solver", "inputs", "explanation"},
+    {"plugin", "solver", "inputs", "explanation", "graph"},
     {"common"},
 ]
 # Beside the layers: the package itself registers everything, config.py adds all keys.

@@ -129,7 +129,7 @@ def test_wheel_contains_the_whole_package(wheel: Path) -> None:
     assert {f"pentamask/configs/{path.relative_to(ROOT / 'configs')}" for path in configs} <= packed
     assert "pentamask/_C.abi3.so" in packed
     assert wheel.name.split("-")[2:4] == ["cp310", "abi3"]  # any Python from 3.10 on
-    assert all(name.startswith(("pentamask/", "pentamask-")) for name in packed)
+    assert all(name.startswith(("pentamask/", "pentamask_runner/", "pentamask-")) for name in packed)
 
 
 def test_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:

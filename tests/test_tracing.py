@@ -13,7 +13,7 @@ from torch import nn
 # Thresholds by which the pictures have different numbers of objects.
 _FEWER = {
     "BlendMask_R_50_thin": ("MODEL.FCOS.INFERENCE_TH_TEST", 0.5),
-    "YOLACT_R_50_thin": ("MODEL.YOLACT.SCORE_THRESH_TEST", 0.9),
+    "YOLACT_R_50_thin": ("MODEL.YOLACT.SCORE_THRESH_TEST", 0.97),
     "MaskRCNN_R_50_thin": ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.9),
 }
 

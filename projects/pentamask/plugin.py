@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pentamask.checkpoint.key_map import KeyRules
     from pentamask.data.targets import TargetMaker
     from pentamask.explanation import Explanation
+    from pentamask.graph import Graph
 
 
 class ClassCount(NamedTuple):
@@ -104,6 +105,7 @@ class Plugin:
             all hold, the tools build the registered class.
         explain: a method like `explain(batched_inputs, *, max_instances=5, min_score=0.0)` that returns for each image
             what goes on inside the model, see `pentamask.explanation`; None if it has none.
+        graph: the model's inference as a function of tensors, which export needs; None if it cannot be exported.
     """
 
     add_config: Callable[[CfgNode], None] = staticmethod(lambda cfg: None)
@@ -114,6 +116,7 @@ class Plugin:
     releases: tuple[Release, ...] = ()
     authors_names: Mapping[str, str] = {}
     explain: "Callable[..., list[Explanation]] | None" = None
+    graph: "type[Graph] | None" = None
 
     @classmethod
     def build_augmentations(cls, cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.Transform] | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pentamask.common import derive, register
 from pentamask.fcos import FCOS, FCOS_CLASS_COUNT, OneStageDetector
+from pentamask.graph import Graph
 from pentamask.plugin import ClassCount, Release
 
 from .basis_module import BasisModule, basis_sem_from_instances
@@ -17,6 +18,7 @@ from .basis_sem import BasisSemMaker
 from .blender import Blender
 from .config import add_blendmask_config
 from .explain import add_internals, explain, image_maps
+from .graph import BlendMaskGraph
 from .key_rules import KEY_RULES
 from .releases import RELEASES
 
@@ -45,6 +47,7 @@ class BlendMask(OneStageDetector):
     )
     releases: tuple[Release, ...] = RELEASES
     explain = explain
+    graph: type[Graph] = BlendMaskGraph
 
     @configurable
     def __init__(

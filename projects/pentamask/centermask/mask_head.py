@@ -56,7 +56,7 @@ def select_masks(mask_logits: Tensor, classes: Tensor) -> Tensor:
     """The (R, S, S) maps of `classes` (R,) out of (R, K, S, S) logits, or the only ones of a class-agnostic head."""
     if mask_logits.shape[1] == 1:
         return mask_logits[:, 0]
-    return mask_logits[torch.arange(len(classes), device=classes.device), classes]
+    return mask_logits[torch.arange(classes.shape[0], device=classes.device), classes]
 
 
 def mask_targets(instances: list[Instances], size: int) -> Tensor:

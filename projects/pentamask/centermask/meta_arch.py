@@ -22,6 +22,7 @@ from pentamask.plugin import ClassCount, Release
 
 from .config import DEFAULT_CLASS_COUNT, add_centermask_config
 from .explain import explain
+from .graph import CenterMaskGraph
 from .key_rules import KEY_RULES
 from .releases import PANOPTIC_RELEASES, RELEASES
 from .roi_heads import CenterROIHeads
@@ -94,6 +95,7 @@ class CenterMask(GeneralizedRCNN):
     releases: tuple[Release, ...] = RELEASES
     authors_names = _authors_names("GeneralizedRCNN")
     explain = explain
+    graph = CenterMaskGraph
 
     @configurable
     def __init__(self, **kwargs: Any) -> None:

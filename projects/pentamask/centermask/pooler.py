@@ -1,12 +1,14 @@
 """RoI pooling with the adaptive assignment of RoIs to feature levels."""
 
 import torch
-from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
+from detectron2.modeling.poolers import ROIPooler, convert_boxes_to_pooler_format
 from detectron2.structures import Boxes
 from torch import Tensor
+from torchvision.ops import box_area
 
 from pentamask.common import check_choice
-from pentamask.optimize.pooling import can_pool_levels, pool_levels
+from pentamask.graph import area_levels, pool_levels
+from pentamask.optimize import pooling
 
 
 def adaptive_levels(box_areas: Tensor, image_areas: Tensor, min_level: int, max_level: int) -> Tensor:
@@ -49,13 +51,14 @@ class AdaptiveROIPooler(ROIPooler):
 
     def assign_levels(self, boxes: list[Boxes], image_sizes: list[tuple[int, int]]) -> Tensor:
         """Index of the level of each of the R boxes of all images: (R,) int64, 0 for the first level."""
+        return torch.cat([self.levels_of(x.tensor, size) for x, size in zip(boxes, image_sizes)])
+
+    def levels_of(self, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """As `assign_levels`, of the boxes (R, 4) of one image."""
         if self.assign_criterion == "area":
-            return assign_boxes_to_levels(
-                boxes, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
-            )
-        box_areas = torch.cat([x.area() for x in boxes])
-        image_areas = torch.cat([x.tensor.new_full((len(x),), h * w) for x, (h, w) in zip(boxes, image_sizes)])
-        return adaptive_levels(box_areas, image_areas, self.min_level, self.max_level) - self.min_level
+            return area_levels(self, boxes)
+        image_areas = boxes.new_full((boxes.shape[0],), image_size[0] * image_size[1])
+        return adaptive_levels(box_area(boxes), image_areas, self.min_level, self.max_level) - self.min_level
 
     def forward(self, features: list[Tensor], boxes: list[Boxes], image_sizes: list[tuple[int, int]]) -> Tensor:
         """
@@ -67,12 +70,10 @@ class AdaptiveROIPooler(ROIPooler):
         Returns:
             (R, C, output_size, output_size), in the order of the boxes.
         """
-        rois = convert_boxes_to_pooler_format(boxes)
-        levels = self.assign_levels(boxes, image_sizes)
-        if can_pool_levels(self, features):
-            return pool_levels(self, features, rois, levels)
-        pooled = features[0].new_zeros(len(rois), features[0].shape[1], *self.output_size)
-        for level, (feature, pooler) in enumerate(zip(features, self.level_poolers)):
-            index = (levels == level).nonzero()[:, 0]
-            pooled = pooled.index_put((index,), pooler(feature, rois[index]))
-        return pooled
+        return self.pool(features, convert_boxes_to_pooler_format(boxes), self.assign_levels(boxes, image_sizes))
+
+    def pool(self, features: list[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
+        """As `forward`, of RoIs (R, 5), image index and box, with their levels (R,)."""
+        if pooling.can_pool_levels(self, features):
+            return pooling.pool_levels(self, features, rois, levels)
+        return pool_levels(self.level_poolers, features, rois, levels)

@@ -140,7 +140,7 @@ class CenterROIHeads(ROIHeads):
         """Set mask_scores from (R, C, S, S) features of the R instances and their pred_masks, scores, pred_classes."""
         classes = cat([x.pred_classes for x in instances])
         ious = self.maskiou_head(pooled, cat([x.pred_masks for x in instances]))
-        ious = ious[torch.arange(len(classes), device=classes.device), classes]
+        ious = ious[torch.arange(classes.shape[0], device=classes.device), classes]
         for x, ious_per_image in zip(instances, ious.split([x.scores.shape[0] for x in instances])):
             x.mask_scores = x.scores * ious_per_image
 

@@ -1,5 +1,6 @@
 """From raw predictions to detections: threshold, top-k, boxes, NMS."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,7 +61,17 @@ def decode_level(
 def add_top_features(
     detections: list[Instances], features: list[Tensor], strides: list[int], top_module: nn.Module
 ) -> None:
-    """Set `top_feat` (n, D): what `top_module` makes of `features` at the detections' cells.
+    """Set `top_feat` (n, D) of each image's detections to their `top_features`."""
+    values = top_features(detections, features, strides, top_module)
+    # len() would be a constant of a traced model.
+    for found, part in zip(detections, values.split([found.fpn_levels.shape[0] for found in detections])):
+        found.top_feat = part
+
+
+def top_features(
+    detections: Sequence[Any], features: list[Tensor], strides: list[int], top_module: nn.Module
+) -> Tensor:
+    """What `top_module` makes of `features` at the detections' cells: (n, D), n in all images.
 
     A 3x3 convolution is computed at these cells only.
 
@@ -79,15 +90,14 @@ def add_top_features(
     else:
         maps = [top_module(x) for x in features]
         values = torch.cat([_patches([x[i] for x in maps], strides, found, 0) for i, found in enumerate(detections)])
-    for found, part in zip(detections, values.flatten(1).split([len(found) for found in detections])):
-        found.top_feat = part
+    return values.flatten(1)
 
 
-def _patches(maps: list[Tensor], strides: list[int], detections: Instances, reach: int) -> Tensor:
+def _patches(maps: list[Tensor], strides: list[int], detections: Any, reach: int) -> Tensor:
     """(n, C, 2 * reach + 1, 2 * reach + 1) of the levels' (C, H, W) maps around the detections' cells, 0 outside."""
     levels, side = detections.fpn_levels[:, None, None], 2 * reach + 1
     offsets = torch.arange(-reach, reach + 1, device=levels.device)
-    index = torch.zeros(len(levels), side, side, dtype=torch.int64, device=levels.device)
+    index = torch.zeros(levels.shape[0], side, side, dtype=torch.int64, device=levels.device)
     inside = torch.zeros_like(index, dtype=torch.bool)
     start = 0
     for level, (x, stride) in enumerate(zip(maps, strides)):

@@ -6,11 +6,13 @@ from torch import Tensor
 
 from pentamask.checkpoint.key_map import KeyRules, register_key_rules
 from pentamask.common import derive, register
+from pentamask.graph import Graph
 from pentamask.inputs import register_input_check
 from pentamask.plugin import ClassCount, Release
 
 from .config import add_fcos_config
 from .fcos import FCOS, level_strides
+from .graph import FCOSGraph
 from .key_rules import FCOS_KEY_RULES
 from .releases import RELEASES
 
@@ -30,6 +32,7 @@ class OneStageDetector(ProposalNetwork):
     class_counts: tuple[ClassCount, ...] = (FCOS_CLASS_COUNT,)
     score_thresholds = ("MODEL.FCOS.INFERENCE_TH_TEST",)
     releases: tuple[Release, ...] = RELEASES
+    graph: type[Graph] = FCOSGraph
 
     # Normalising, padding and batching, which Detectron2's `ProposalNetwork` has no method for.
     preprocess_image = GeneralizedRCNN.preprocess_image

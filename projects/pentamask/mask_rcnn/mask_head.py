@@ -37,7 +37,7 @@ def softmax_mask_inference(logits: Tensor, instances: list[Instances]) -> None:
         instances: of each image, M in all, with pred_classes.
     """
     classes = cat([x.pred_classes for x in instances])
-    probs = logits.softmax(dim=1)[torch.arange(len(classes), device=classes.device), classes][:, None]
+    probs = logits.softmax(dim=1)[torch.arange(classes.shape[0], device=classes.device), classes][:, None]
     for x, masks in zip(instances, probs.split([x.pred_classes.shape[0] for x in instances])):
         x.pred_masks = masks
 

@@ -13,6 +13,7 @@ from pentamask.plugin import ClassCount
 
 from .config import add_mask_rcnn_config
 from .explain import explain
+from .graph import MaskRCNNGraph
 from .key_rules import KEY_RULES
 from .poolers import EXTRA_POOLERS, replace_level_poolers
 from .releases import RELEASES
@@ -39,6 +40,7 @@ class MaskRCNN(GeneralizedRCNN):
     supports_tta = True
     releases = RELEASES
     explain = explain
+    graph = MaskRCNNGraph
 
     @configurable
     def __init__(self, *, backbone: Backbone, proposal_generator: nn.Module, roi_heads: ROIHeads, **kwargs) -> None:

@@ -2,6 +2,9 @@
 
 import importlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -39,9 +42,23 @@ def _compiled_devices() -> frozenset[str]:
 COMPILED_DEVICES = _compiled_devices()
 
 
+# Whether `plain_ops` is active, of each thread and task by itself.
+_plain: ContextVar[bool] = ContextVar("plain_ops", default=False)
+
+
 def has_compiled_ops(device_type: str = "cpu") -> bool:
-    """Whether compiled kernels exist for tensors on devices of `device_type` ("cpu", "cuda", ...)."""
-    return device_type in COMPILED_DEVICES
+    """Whether compiled kernels exist for tensors on devices of `device_type` ("cpu", "cuda", ...), and may be used."""
+    return device_type in COMPILED_DEVICES and not _plain.get()
+
+
+@contextmanager
+def plain_ops() -> Iterator[None]:
+    """Within it the operators are composed of PyTorch's own, for files that are to run without pentamask."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 def is_exporting() -> bool:

@@ -1,8 +1,10 @@
 """Multi-scale deformable attention, the operator of Deformable DETR and Panoptic SegFormer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
@@ -11,8 +13,8 @@ from ._extension import COMPILED_DEVICES, has_compiled_ops, no_double_backward, 
 
 def ms_deform_attn(
     value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
+    spatial_shapes: Tensor | Sequence[tuple[int, int]],
+    level_start_index: Tensor | None,
     sampling_locations: Tensor,
     attention_weights: Tensor,
     im2col_step: int | None = None,
@@ -26,8 +28,9 @@ def ms_deform_attn(
 
     Args:
         value: (N, S, M, D).
-        spatial_shapes: (L, 2) int64, height and width of each level.
-        level_start_index: (L,) int64, first token of each level.
+        spatial_shapes: (L, 2) int64, height and width of each level; or L pairs of them, which is faster where there
+            is no compiled operator, and is exported as fewer steps.
+        level_start_index: (L,) int64, first token of each level; None if the levels follow one another.
         sampling_locations: (N, Q, M, L, P, 2), (x, y) in 0-1 over the level; float32, float64 with a float64 value;
             16 bit is accepted, but a bfloat16 location near 1 is off by up to a third of a pixel on a 167 wide level.
         attention_weights: (N, Q, M, L, P), used as given (no softmax), in the type of `value` or float32.
@@ -40,10 +43,23 @@ def ms_deform_attn(
         ValueError, TypeError: an argument of a wrong shape, type or device, or a level outside `value` (checked on
             CPU; a GPU gives zeros).
     """
+    compiled = has_compiled_ops(value.device.type)
+    if not isinstance(spatial_shapes, Tensor):
+        if not compiled and level_start_index is None:
+            return reference.ms_deform_attn_of_levels(value, spatial_shapes, sampling_locations, attention_weights)
+        spatial_shapes = _as_tensor(spatial_shapes, value.device)
+    if level_start_index is None:
+        level_start_index = F.pad(spatial_shapes.prod(dim=1).cumsum(dim=0)[:-1], (1, 0))
     args = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    if not has_compiled_ops(value.device.type):
-        return reference.ms_deform_attn(*args)
-    return torch.ops.pentamask.ms_deform_attn(*args)
+    return torch.ops.pentamask.ms_deform_attn(*args) if compiled else reference.ms_deform_attn(*args)
+
+
+def _as_tensor(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """(L, 2) int64, also of sizes that are tensors or symbols because the model is traced or exported."""
+    if all(type(size) is int for shape in shapes for size in shape):
+        return torch.tensor(shapes, device=device)
+    zero = torch.zeros((), dtype=torch.int64, device=device)
+    return torch.stack([zero + size for shape in shapes for size in shape]).unflatten(0, (-1, 2))
 
 
 def _fake(

@@ -189,3 +189,23 @@ def resize_masks(masks: Tensor, height: int, width: int, threshold: float) -> tu
         total = (resized * inside[-1]).sum(dim=(1, 2))
         sums.append(torch.stack([total, inside[-1].sum(dim=(1, 2)).to(total)], dim=1))
     return torch.cat(inside), torch.cat(sums)
+
+
+def ms_deform_attn_of_levels(
+    value: Tensor, shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """As `ms_deform_attn` by `grid_sample`, where `shapes` are L pairs (height, width): a tenth of the steps."""
+    dtype = compute_type(value)
+    locations, weights = sampling_locations.to(dtype), attention_weights.to(dtype)
+    batch, queries, heads, levels, points, _ = locations.shape
+    # grid_sample wants (N * M, D, h, w) maps, (N * M, Q, P, 2) points in -1 ... 1, and knows no infinite ones.
+    features = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)
+    grids = (2 * locations - 1).nan_to_num(nan=-4.0, posinf=4.0, neginf=-4.0).transpose(1, 2).flatten(0, 1)
+    start, samples = 0, []
+    for level, (height, width) in enumerate(shapes):
+        level_map = features[:, :, start : start + height * width].unflatten(2, (height, width))
+        samples.append(F.grid_sample(level_map, grids[:, :, level], align_corners=False))
+        start = start + height * width
+    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)
+    out = (torch.cat(samples, dim=3) * weights).sum(dim=3)
+    return out.view(batch, heads * value.shape[3], queries).transpose(1, 2).to(value.dtype)

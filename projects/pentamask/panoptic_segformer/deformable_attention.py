@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pentamask.common import vector_of_sizes
-from pentamask.ops import ms_deform_attn
+from pentamask.ops import has_compiled_ops, ms_deform_attn
 
 
 @dataclass
@@ -91,7 +91,9 @@ class MultiScaleDeformableAttention(nn.Module):
         shapes, starts = memory.level_table
         locations, weights = self.samples(query, references, shapes)
         value = value.unflatten(2, (self.num_heads, -1))
-        return self.output_proj(ms_deform_attn(value, shapes, starts, locations, weights))
+        # The plain version is faster with sizes that are numbers.
+        levels = (shapes, starts) if has_compiled_ops(value.device.type) else (memory.shapes, None)
+        return self.output_proj(ms_deform_attn(value, *levels, locations, weights))
 
     def samples(self, query: Tensor, references: Tensor, shapes: Tensor) -> tuple[Tensor, Tensor]:
         """Where each query looks.

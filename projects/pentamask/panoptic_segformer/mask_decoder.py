@@ -50,11 +50,11 @@ class AttentionMask(nn.Module):
         """
         weights = self.linear.weight.chunk(len(shapes), dim=1)
         total = self.linear.bias[0]
-        for level_logits, level_linear, weight, shape in zip(logits, self.level_linears, weights, shapes):
+        for level, (level_logits, level_linear, weight) in enumerate(zip(logits, self.level_linears, weights)):
             flat = level_logits.flatten(1)
             features = F.relu(torch.addmm(level_linear.bias[:, None], level_linear.weight, flat))  # type: ignore[index, arg-type]
-            level_mask = at_least_float32(weight @ features).view(-1, 1, *shape)
-            if shape != shapes[0]:
+            level_mask = at_least_float32(weight @ features).view(-1, 1, *shapes[level])
+            if level > 0:
                 level_mask = F.interpolate(level_mask, shapes[0], mode="bilinear", align_corners=False)
             total = total + level_mask[:, 0]
         return F.relu(total)

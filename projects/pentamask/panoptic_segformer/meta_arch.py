@@ -30,6 +30,7 @@ from .criterion import (
 from .deformable_attention import Memory
 from .encoder import DeformableEncoder
 from .explain import explain
+from .graph import PanopticSegFormerGraph
 from .key_rules import KEY_RULES
 from .location_decoder import LocationDecoder, Locations, class_branch, copies_of, output_boxes
 from .mask_decoder import MaskDecoder
@@ -66,6 +67,7 @@ class PanopticSegFormer(nn.Module):
     )
     releases = RELEASES
     explain = explain
+    graph = PanopticSegFormerGraph
 
     # Normalising, padding and batching. None of the released backbones asks for padding: there it is to the largest
     # image of the batch only.

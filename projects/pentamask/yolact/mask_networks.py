@@ -53,4 +53,4 @@ class MaskIoUNet(nn.Sequential):
 
     def scores(self, masks: Tensor, classes: Tensor) -> Tensor:
         """Predicted IoU (n,) of (n, H, W) masks for their (n,) `classes`, 0-based."""
-        return self(masks)[torch.arange(len(classes), device=classes.device), classes]
+        return self(masks)[torch.arange(classes.shape[0], device=classes.device), classes]

@@ -22,6 +22,7 @@ from .anchors import check_anchors, prior_boxes
 from .config import add_yolact_config
 from .explain import explain
 from .fpn import xavier_init
+from .graph import YOLACTGraph
 from .inference import Detections, Postprocessor
 from .key_rules import KEY_RULES
 from .losses import Targets, YolactLoss
@@ -57,6 +58,7 @@ class YOLACT(nn.Module):
     score_thresholds = ("MODEL.YOLACT.SCORE_THRESH_TEST",)
     releases = RELEASES
     explain = explain
+    graph = YOLACTGraph
 
     pixel_mean: Tensor
     pixel_std: Tensor

@@ -69,7 +69,7 @@ def fast_nms_of_fixed_size(
     best = F.pad(boxes, (0, 0, 0, top_k))[index]
     overlaps = torch.vmap(box_iou)(best, best)
     removed = (~(overlaps <= iou_threshold)).triu(diagonal=1).any(dim=1)
-    scores, order = torch.where(removed, -1.0, scores).flatten().sort(descending=True, stable=True)
+    scores, order = torch.where(removed, -1.0, scores).flatten().sort(descending=True)
     order = order[scores >= 0]
     classes = torch.arange(num_classes, device=boxes.device)[:, None].expand_as(index)
     return index.flatten()[order], classes.flatten()[order], scores[scores >= 0]

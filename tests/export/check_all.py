@@ -1,0 +1,102 @@
+"""Every config of the model zoo, none sampled: it is exported to ONNX, loads in onnxruntime, and finds the same.
+
+python tests/export/check_all.py [NAME ...] prints a Markdown row for each; the exit status is 1 if one fails. Weights
+are random, with the scores spread, so differences are larger than with trained ones: the limits are for gross errors.
+"""
+
+import gc
+import logging
+import os
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from detectron2.config import CfgNode, instantiate
+from detectron2.modeling import build_model
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pentamask_runner import Runner
+from thin_models import scenes, spread
+
+from pentamask import model_zoo
+from pentamask.export import Exportable, export_onnx
+from pentamask.export.verify import Agreement, compare, run_eagerly
+
+# Free height and width: smaller, larger and of another shape than what the export was made with.
+SIZES = ((192, 256), (333, 250))
+_SHOWN = ("NonMaxSuppression", "RoiAlign", "DeformConv", "GridSample", "TopK")
+
+
+def build(name: str) -> tuple[CfgNode, nn.Module]:
+    """Config and model on the CPU, with random weights that find something."""
+    torch.manual_seed(0)
+    config = model_zoo.get_config(name)
+    if isinstance(config, CfgNode):
+        config.MODEL.DEVICE, config.MODEL.WEIGHTS = "cpu", ""
+        model = build_model(config)
+    else:
+        model = instantiate(config.model)
+    spread(model.eval())
+    return config, model
+
+
+def agreement(runner: Runner, module: Exportable) -> list[Agreement]:
+    """Of file and model in a scene brought to each of `SIZES`."""
+    found = []
+    for (height, width), scene in zip(SIZES, scenes(len(SIZES), seed=2)):
+        image = torch.nn.functional.interpolate(scene[None].float(), (height, width)).byte()[0].numpy()
+        found.append(compare(run_eagerly(module, image), runner.run(image)))
+    return found
+
+
+def check(name: str) -> tuple[str, bool]:
+    """The row of one config, and whether all of it worked."""
+    cells = [f"`{name}`"]
+    try:
+        config, model = build(name)
+        with tempfile.TemporaryDirectory() as folder:
+            path, start = os.path.join(folder, "model.onnx"), time.process_time()
+            export_onnx(model, config, path, config_name=name)
+            seconds = time.process_time() - start
+            graph = onnx.load(path)
+            counts = Counter(node.op_type for node in graph.graph.node)
+            cells += [str(graph.opset_import[0].version), str(len(graph.graph.node))]
+            cells += [", ".join(f"{op} {counts[op]}" for op in _SHOWN if counts[op])]
+            cells += [f"{os.path.getsize(path) / 1e6:.0f}", f"{seconds:.0f}"]
+            del graph
+            found = agreement(Runner(path, threads=1), Exportable(model))
+        cells += [", ".join(f"{x.expected} / {x.found}" for x in found), str(sum(x.unmatched for x in found))]
+        cells += [f"{max(getattr(x, part) for x in found):.0e}" for part in ("boxes", "scores", "masks")]
+        passed = all(x.unmatched <= 0.1 * max(x.expected, x.found) for x in found)
+        passed = passed and np.max([x.boxes for x in found]) < 0.5
+    except Exception as error:  # every config is tried
+        traceback.print_exc()
+        return f"| {' | '.join(cells)} | **{type(error).__name__}** |", False
+    return f"| {' | '.join(cells)} | {'yes' if passed else '**no**'} |", passed
+
+
+def main(names: list[str]) -> int:
+    """Check `names`, all of the model zoo if there are none; returns the number of failures."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    columns = "config, opset, nodes, of them, MB, CPU s, found: model / file, alone, boxes px, scores, masks, agrees"
+    print(f"| {' | '.join(columns.split(', '))} |\n{'|---' * 12}|", flush=True)
+    failures = 0
+    for name in names or model_zoo.list_models():
+        row, passed = check(name)
+        failures += not passed
+        print(row, flush=True)
+        gc.collect()
+    return failures
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(sys.argv[1:]), 1))
