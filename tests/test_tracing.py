@@ -40,9 +40,9 @@ def test_a_traced_model_equals_the_model_on_other_pictures(name: str) -> None:
         for image in (traced_on, other, large):
             (found,), (expected,) = adapter.outputs_schema(traced(image)), instances_only(model, [{"image": image}])
             ours, theirs = fields(found), fields(expected)
-            different = (ours.pop("pred_masks") != theirs.pop("pred_masks")).float().mean()
+            different = (ours.pop("pred_masks") != theirs.pop("pred_masks")).sum()
             # Compiled operators, which are not traced, round otherwise than their plain versions.
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-            assert different < 1e-4
+            assert different <= 5  # pixels, of some 20000 in each of up to 100 masks
             counts.add(len(expected))
     assert len(counts) == 3 or name == "PanopticSegFormer_R_50_thin"  # which always has its 40 best queries
