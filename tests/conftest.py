@@ -31,6 +31,14 @@ def shapes() -> str:
     return default_root()
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Gives a thin model with its ONNX file, by its name: `exported_models.Exported`."""
+    from exported_models import Exporter
+
+    return Exporter(tmp_path_factory.mktemp("exported"))
+
+
 @pytest.fixture(scope="module")  # not longer: while it is there, asyncio.run refuses to work
 def browser() -> Iterator[Any]:
     """A headless Chromium, driven by Playwright."""

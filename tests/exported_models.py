@@ -1,9 +1,8 @@
-"""The thin models and their files, made once for all tests of export."""
+"""The thin models and their ONNX files, made once for all tests of export and runner."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 from detectron2.config import CfgNode
 from pentamask_runner import Runner
 from thin_models import FEWER_LAYERS, build_thin
@@ -22,17 +21,17 @@ class Exported(NamedTuple):
     runner: Runner
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory):
+class Exporter:
     """Makes and remembers the file of a thin model, by its name."""
-    made: dict[str, Exported] = {}
 
-    def get(name: str) -> Exported:
-        if name not in made:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[str, Exported] = {}
+
+    def __call__(self, name: str) -> Exported:
+        if name not in self._made:
             cfg, model = build_thin(name, *FEWER_LAYERS.get(name, ()))
-            path = tmp_path_factory.mktemp("exported") / f"{name}.onnx"
+            path = self._folder / f"{name}.onnx"
             export_onnx(model, cfg, str(path), config_name=name)
-            made[name] = Exported(cfg, model, Exportable(model), path, Runner(str(path), threads=1))
-        return made[name]
-
-    return get
+            self._made[name] = Exported(cfg, model, Exportable(model), path, Runner(str(path), threads=1))
+        return self._made[name]

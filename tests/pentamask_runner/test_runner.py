@@ -1,0 +1,95 @@
+"""The runner needs the file only, and gives what the model gives."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from pentamask_runner import Runner
+from pentamask_runner.runner import open_session, resize_picture, target_size
+from PIL import Image
+from thin_models import THIN_MODELS, scenes
+
+from pentamask.data.augmentation import OpenCVResizeShortestEdge, ResizeShortestEdge
+
+PROJECTS = Path(__file__).parents[2] / "projects"
+
+
+@pytest.mark.parametrize("name", THIN_MODELS)
+def test_equals_the_model(name: str, exported) -> None:
+    made = exported(name)
+    for scene in scenes(2, seed=8):
+        found = made.runner(scene.permute(1, 2, 0).numpy())
+        image = scene if made.cfg.INPUT.FORMAT == "RGB" else scene.flip(0)
+        with torch.no_grad():
+            (output,) = made.model([{"image": image}])
+        expected = output["instances"]
+        assert len(found.scores) == len(expected) > 0
+        np.testing.assert_allclose(found.scores, expected.scores.numpy(), atol=1e-3)
+        assert (found.classes == expected.pred_classes.numpy()).mean() > 0.95  # twins may change places
+        inside, theirs = found.masks, expected.pred_masks.numpy()
+        ious = (inside & theirs).sum(axis=(1, 2)) / np.maximum((inside | theirs).sum(axis=(1, 2)), 1)
+        assert np.median(ious[theirs.any(axis=(1, 2))]) > 0.98  # random masks are near 0.5
+        if "panoptic_seg" in output:
+            assert (found.panoptic[0] == output["panoptic_seg"][0].numpy()).mean() > 0.98
+
+
+def test_runs_where_torch_is_missing(exported, tmp_path: Path) -> None:
+    """In a process that cannot import it, through the command line, with all of its outputs."""
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    for i, scene in enumerate(scenes(2)):
+        Image.fromarray(scene.permute(1, 2, 0).numpy()).save(tmp_path / f"scene{i}.png")
+    arguments = [str(exported("PanopticSegFormer_R_50_thin").path), "--input", str(tmp_path / "scene*.png")]
+    arguments += ["--output", str(tmp_path / "drawn"), "--save-json", str(tmp_path / "found.json"), "--threads", "1"]
+    arguments += ["--save-panoptic", str(tmp_path / "segments"), "--confidence-threshold", "0.1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pentamask_runner", *arguments],
+        env={"PYTHONPATH": f"{tmp_path}:{PROJECTS}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "drawn" / "scene0.png").size == (160, 128)
+    entries = json.loads((tmp_path / "found.json").read_text())
+    assert {entry["image_id"] for entry in entries} == {0, 1} and all(entry["score"] >= 0.1 for entry in entries)
+    assert {path.name for path in (tmp_path / "segments").iterdir()} >= {"scene0.png", "scene1.json"}
+
+
+def test_a_threshold_leaves_out_weak_instances(exported) -> None:
+    made = exported("BlendMask_R_50_thin")
+    picture = scenes(1)[0].permute(1, 2, 0).numpy()
+    everything = made.runner(picture)
+    middle = float(np.median(everything.scores))
+    some = Runner(str(made.path), threads=1, confidence_threshold=middle)(picture)
+    assert len(some.scores) == (everything.scores >= middle).sum() == len(some.masks)
+
+
+def test_errors_name_the_remedy(exported, tmp_path: Path) -> None:
+    made = exported("MaskRCNN_R_50_thin")
+    graph = onnx.load(made.path)
+    del graph.metadata_props[:]
+    onnx.save(graph, tmp_path / "foreign.onnx")
+    with pytest.raises(ValueError, match="no metadata of pentamask: export it with `python -m pentamask.tools.export"):
+        Runner(str(tmp_path / "foreign.onnx"))
+    with pytest.raises(ValueError, match="300 x 20 pixels becomes 160 x 11, but the model takes 65 and more: enlarge"):
+        made.runner(np.zeros((20, 300, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"Expected a picture \(H, W, 3\) of uint8, got float64 of shape \(5, 5\)"):
+        made.runner(np.zeros((5, 5)))
+    with pytest.raises(ValueError, match="not tensorrt: install onnxruntime-gpu"):
+        open_session(str(made.path), "tensorrt")
+
+
+@pytest.mark.parametrize("size", [(120, 160), (97, 33), (500, 20), (128, 128)])
+@pytest.mark.parametrize(
+    ("augmentation", "interpolation"), [(ResizeShortestEdge, "pil"), (OpenCVResizeShortestEdge, "opencv")]
+)
+def test_pictures_are_resized_as_by_the_loader(size, augmentation, interpolation: str) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    expected = augmentation(80, 133, "choice").get_transform(picture).apply_image(picture)
+    shape = target_size({"rule": "shortest_edge", "size": 80, "max_size": 133}, *size)
+    np.testing.assert_array_equal(resize_picture(picture, *shape, interpolation), expected)
