@@ -136,10 +136,10 @@ class PanopticSegFormer(nn.Module):
             category_ids = range(num_thing_classes + num_stuff_classes)
         # On the host as well, so that naming a segment does not wait for the GPU.
         self.host_category_ids = [int(number) for number in category_ids]
-        channels = _semantic_channels(self.host_category_ids, num_thing_classes)
-        self.num_semantic_channels = max(channels) + 1
+        semantic_channels = _semantic_channels(self.host_category_ids, num_thing_classes)
+        self.num_semantic_channels = max(semantic_channels) + 1
         self.register_buffer("category_ids", torch.tensor(self.host_category_ids, dtype=torch.int64), False)
-        self.register_buffer("semantic_channels", torch.tensor(channels, dtype=torch.int64), False)
+        self.register_buffer("semantic_channels", torch.tensor(semantic_channels, dtype=torch.int64), False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         register_key_rules(self, self.key_rules)
