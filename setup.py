@@ -28,6 +28,8 @@ EXTRAS = {
     "track": ["supervision"],
     "docs": ["mkdocs", "mkdocstrings[python]"],
 }
+# Of pentamask.tools, each also a command `pentamask-NAME`.
+COMMANDS = ("check_data", "demo", "explain", "replay_batch", "report", "train_net", "web_demo")
 
 
 def asked(*names: str) -> bool:
@@ -156,6 +158,9 @@ setup(
     # PyTorch, torchvision and Detectron2 are chosen by the user; `import pentamask` says how to get them.
     install_requires=["scipy", "shapely"],
     extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [f"pentamask-{name.replace('_', '-')} = pentamask.tools.{name}:cli" for name in COMMANDS]
+    },
     package_dir={"": "projects"},
     packages=find_packages("projects"),
     package_data={

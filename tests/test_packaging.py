@@ -1,5 +1,6 @@
 """Wheels work after the checkout is gone, with the compiled operators and without them."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -123,13 +124,24 @@ def test_build_with_an_old_setuptools_is_one_line(version: str, tmp_path: Path) 
 def test_wheel_contains_the_whole_package(wheel: Path) -> None:
     packed = set(ZipFile(wheel).namelist())
     projects = ROOT / "projects"
-    sources = [path for path in projects.rglob("*") if path.suffix in (".py", ".md", ".typed")]
+    sources = [path for path in projects.rglob("*") if path.suffix in (".py", ".md", ".typed", ".jinja")]
     assert {path.relative_to(projects).as_posix() for path in sources} <= packed
     configs = [path for path in (ROOT / "configs").rglob("*") if path.suffix in (".py", ".yaml")]
     assert {f"pentamask/configs/{path.relative_to(ROOT / 'configs')}" for path in configs} <= packed
     assert "pentamask/_C.abi3.so" in packed
     assert wheel.name.split("-")[2:4] == ["cp310", "abi3"]  # any Python from 3.10 on
     assert all(name.startswith(("pentamask/", "pentamask_runner/", "pentamask-")) for name in packed)
+
+
+def test_commands_are_tools(wheel: Path) -> None:
+    with ZipFile(wheel) as packed:
+        name = next(name for name in packed.namelist() if name.endswith("entry_points.txt"))
+        lines = packed.read(name).decode().split("[console_scripts]\n")[1].split("\n\n")[0].split()
+    commands = dict(zip(lines[::3], lines[2::3]))
+    assert commands["pentamask-web-demo"] == "pentamask.tools.web_demo:cli"
+    for target in commands.values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
