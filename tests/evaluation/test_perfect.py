@@ -17,6 +17,7 @@ import pentamask  # noqa: F401
 from pentamask.data.panoptic import PanopticLabels, segments_from_png
 from pentamask.data.pictures import read_picture
 from pentamask.evaluation import build_evaluator
+from pentamask.evaluation.panoptic import quality_by_class
 
 HEIGHT, WIDTH = 40, 60
 THINGS, STUFF = {3: "cat", 7: "dog"}, {5: "sky", 9: "sea"}
@@ -170,6 +171,12 @@ def test_panoptic_segments(tmp_path, registered, labels, things, stuff, removed)
     assert ("bbox" in results) == has_things
     found = {key: results["panoptic_seg"][key] for key in ("PQ", "PQ_th", "PQ_st")}
     assert found == pytest.approx({"PQ": 100, "PQ_th": things, "PQ_st": stuff}, nan_ok=True)
+    # What was written gives the same again, by class.
+    quality = quality_by_class(str(tmp_path / "out"), MetadataCatalog.get("perfect"))
+    assert quality["All"]["pq"] == 1 and 100 * quality["Things"]["pq"] == pytest.approx(things, nan_ok=True)
+    assert {i: (x["pq"], x["tp"], x["fp"], x["fn"]) for i, x in quality["per_class"].items()} == dict.fromkeys(
+        labels, (1, 1, 0, 0)
+    )
     for task in ("bbox", "segm") if has_things else ():
         assert results[task]["AP"] == pytest.approx(100)
         assert results[task]["AP-dog"] == pytest.approx(100)

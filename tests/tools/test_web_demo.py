@@ -61,7 +61,8 @@ def test_upload_masks_inside_and_results(url, page, shapes, tmp_path):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_other_models(config, shapes):
     picture = np.full((60, 80, 3), 90, np.uint8)
-    drawn, inside, results = web_demo._Models(["MODEL.DEVICE", "cpu"]).run(picture, config, "", 0.9)
+    models = web_demo._Models(["MODEL.DEVICE", "cpu"])
+    drawn, inside, results = models.run(picture, config, "", 0.9)
     assert drawn.shape == (480, 640, 3) and inside.startswith("<img alt=") and os.path.isfile(results)
 
 

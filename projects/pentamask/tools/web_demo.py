@@ -106,6 +106,8 @@ class _Models:
     def __init__(self, opts: list[str]) -> None:
         self.opts = opts
         self.load = lru_cache(maxsize=1)(self._load)
+        # gradio copies what it shows, one run after the other.
+        self.folder = tempfile.TemporaryDirectory(prefix="pentamask_")
 
     def _load(self, config: str, weights: str) -> tuple:
         options = [*self.opts, *(["MODEL.WEIGHTS", weights] if weights else [])]
@@ -130,15 +132,14 @@ class _Models:
         predictor.confidence_threshold = threshold
         image = np.ascontiguousarray(picture[:, :, ::-1])
         predictions = predictor(image)
-        folder = tempfile.mkdtemp(prefix="pentamask_")
-        results = os.path.join(folder, "results.json")
+        results = os.path.join(self.folder.name, "results.json")
         saver = Saver(results)
         saver.add("picture", predictions, metadata)
         saver.finish()
         paths: list[str] = []
         if declared(type(predictor.model), "explain") is not None:
             resized, parts = predictor.explain(image, _NUM_INSTANCES)
-            paths = save_explanation(resized, parts, metadata, folder)
+            paths = save_explanation(resized, parts, metadata, self.folder.name)
         drawn = draw_predictions(picture, predictions, metadata, scale=max(1.0, _SHOWN / max(picture.shape)))
         return drawn, "".join(map(_as_html, paths)), results
 
