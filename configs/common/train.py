@@ -3,6 +3,7 @@
 train = dict(
     output_dir="./output",
     init_checkpoint="",
+    compile=False,  # the model's dense parts, by torch.compile
     optimize=True,  # evaluate, and predict, with pentamask.optimize_for_inference
     weights_partial=False,  # load what fits, even of another model's file, or where evaluation has random parts left
     max_iter=90000,

@@ -100,6 +100,8 @@ class Plugin:
         class_counts: numbers of classes in the config, compared with the data before training.
         score_thresholds: config keys below which predictions are dropped; with all at 0 every model predicts something.
         supports_tta: whether Detectron2's `GeneralizedRCNNWithTTA` can run the model.
+        dense_parts: modules, by their names, that give the same operations for every picture, which MODEL.COMPILE
+            compiles.
         releases: what the model zoo lists.
         authors_names: the config keys, and their values, by which files of the authors name this model; where they
             all hold, the tools build the registered class.
@@ -113,6 +115,7 @@ class Plugin:
     class_counts: tuple[ClassCount, ...] = ()
     score_thresholds: tuple[str, ...] = ()
     supports_tta: bool = False
+    dense_parts: tuple[str, ...] = ("backbone",)
     releases: tuple[Release, ...] = ()
     authors_names: Mapping[str, str] = {}
     explain: "Callable[..., list[Explanation]] | None" = None

@@ -56,6 +56,8 @@ def add_solver_config(cfg: CfgNode) -> None:
     add_defaults(cfg.MODEL, WEIGHTS_PARTIAL=False)
     # Evaluate, and predict, with `pentamask.optimize_for_inference`.
     add_defaults(cfg.MODEL, OPTIMIZE=True)
+    # Compile the model's dense parts by torch.compile, in training too.
+    add_defaults(cfg.MODEL, COMPILE=False)
     # What SOLVER.AMP.ENABLED and TEST.AMP.ENABLED compute in: "fp16", or "bf16", which also runs on a CPU.
     add_defaults(cfg.SOLVER.AMP, PRECISION="fp16")
     add_defaults(cfg.TEST, AMP=dict(ENABLED=False, PRECISION="fp16"))

@@ -11,7 +11,9 @@ from torch import nn
 import pentamask
 from pentamask import model_zoo
 from pentamask.ops import has_compiled_ops
+from pentamask.optimize import compile_dense_parts
 from pentamask.optimize.layers import FusedBottleneckBlock, PackedConv2d, PackedLinear
+from pentamask.plugin import declared
 
 needs_ops = pytest.mark.skipif(not has_compiled_ops(), reason="the compiled ops are not built")
 CONFIGS = ["BlendMask", "CenterMask_Lite", "YOLACT", "MaskRCNN", "PanopticSegFormer"]
@@ -134,3 +136,23 @@ def test_what_is_not_known_exactly_stays() -> None:
     x = torch.randn(2, 16, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(pentamask.optimize_for_inference(model)(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_dense_parts_are_modules_of_the_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: compiled.append((module, options)))
+    model = model_zoo.get(f"shapes/{name}_R_50_thin.yaml", device="cpu")
+    assert compile_dense_parts(model) is model
+    assert compiled[0] == (model.backbone, {"dynamic": True})
+    assert len(compiled) == len(set(declared(type(model), "dense_parts")))
+
+
+def test_a_compiled_part_gives_the_same_for_any_size() -> None:
+    model = model_zoo.get("shapes/YOLACT_R_50_thin.yaml", device="cpu").eval()
+    compiled = compile_dense_parts(copy.deepcopy(model))
+    assert set(compiled.state_dict()) == set(model.state_dict())
+    with torch.no_grad():
+        for size in ((64, 96), (96, 64)):
+            x = torch.randn(1, 64, *size)
+            torch.testing.assert_close(compiled.proto_net(x), model.proto_net(x), rtol=1e-4, atol=1e-5)

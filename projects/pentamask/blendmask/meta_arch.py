@@ -45,6 +45,7 @@ class BlendMask(OneStageDetector):
             enabled_by="MODEL.PANOPTIC_FPN.COMBINE.ENABLED",
         ),
     )
+    dense_parts = ("backbone", "proposal_generator.fcos_head", "basis_module")
     releases: tuple[Release, ...] = RELEASES
     explain = explain
     graph: type[Graph] = BlendMaskGraph

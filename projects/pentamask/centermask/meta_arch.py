@@ -92,6 +92,7 @@ class CenterMask(GeneralizedRCNN):
     )
     score_thresholds = ("MODEL.FCOS.INFERENCE_TH_TEST",)
     supports_tta = True
+    dense_parts = ("backbone", "proposal_generator.fcos_head")
     releases: tuple[Release, ...] = RELEASES
     authors_names = _authors_names("GeneralizedRCNN")
     explain = explain

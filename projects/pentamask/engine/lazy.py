@@ -31,7 +31,7 @@ from pentamask.engine.loss_report import LossReport
 from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation, rehearse_training
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 from pentamask.engine.step import StepTrainer, find_precision, mixed_precision
-from pentamask.optimize import optimize_for_inference
+from pentamask.optimize import compile_dense_parts, optimize_for_inference
 
 
 def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
@@ -131,6 +131,8 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
     with building_errors(cfg):
         model = instantiate(cfg.model).to(cfg.train.device)
     partial = cfg.train.get("weights_partial", False)
+    if cfg.train.get("compile", False):
+        compile_dense_parts(model)
     if eval_only:
         model.eval()  # before loading: nothing may be left to training
         checkpointer = PentamaskCheckpointer(model, cfg.train.output_dir, partial=partial)

@@ -1,5 +1,7 @@
 """One picture in, what the model sees in it out."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode, instantiate
@@ -16,7 +18,7 @@ from pentamask.data.pictures import convert_bgr
 from pentamask.engine.checks import BadInput
 from pentamask.explanation import Explanation
 from pentamask.inputs import check_picture, register_input_check
-from pentamask.optimize import optimize_for_inference
+from pentamask.optimize import compile_dense_parts, optimize_for_inference
 from pentamask.plugin import declared
 
 
@@ -33,12 +35,14 @@ class Predictor:
             cfg: the whole config; MODEL.WEIGHTS or train.init_checkpoint is loaded.
             confidence_threshold: instances and panoptic things with a lower score are left out.
         """
-        self.model, self.mapper, weights, partial, optimize = _build(cfg)
+        self.model, self.mapper, weights, options = _build(cfg)
         self.model.eval()
         register_input_check(self.model)
-        PentamaskCheckpointer(self.model, partial=partial).load(weights)
-        if optimize:
+        PentamaskCheckpointer(self.model, partial=options.partial).load(weights)
+        if options.optimize:
             optimize_for_inference(self.model, in_place=True)
+        if options.compile:
+            compile_dense_parts(self.model)
         self.confidence_threshold = confidence_threshold
         if hasattr(self.model, "combine_instances_score_thresh"):
             # Applied when a panoptic map is put together; afterwards a lower threshold could bring nothing back.
@@ -105,13 +109,20 @@ class Predictor:
         return id_map, [s for s in segments if s["id"] not in weak]
 
 
-def _build(cfg: CfgNode | DictConfig) -> tuple[nn.Module, DatasetMapper, str, bool, bool]:
-    """The model, the test loader's mapper, which knows the size and colours that it takes, its weights, whether they
-    may be partial, and whether to optimise the model."""
+class _Options(NamedTuple):
+    """Whether the weights may be partial, and what is done to the model."""
+
+    partial: bool
+    optimize: bool
+    compile: bool
+
+
+def _build(cfg: CfgNode | DictConfig) -> tuple[nn.Module, DatasetMapper, str, _Options]:
+    """The model, the test loader's mapper, which knows the size and colours that it takes, and its weights."""
     if isinstance(cfg, CfgNode):
         mapper = MaskDatasetMapper(cfg, is_train=False)
-        return build_model(cfg), mapper, cfg.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.OPTIMIZE
-    model = instantiate(cfg.model).to(cfg.train.device)
-    partial = cfg.train.get("weights_partial", False)
-    optimize = cfg.train.get("optimize", True)
-    return model, instantiate(cfg.dataloader.test.mapper), cfg.train.init_checkpoint, partial, optimize
+        options = _Options(cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.OPTIMIZE, cfg.MODEL.COMPILE)
+        return build_model(cfg), mapper, cfg.MODEL.WEIGHTS, options
+    model, train = instantiate(cfg.model).to(cfg.train.device), cfg.train
+    options = _Options(train.get("weights_partial", False), train.get("optimize", True), train.get("compile", False))
+    return model, instantiate(cfg.dataloader.test.mapper), cfg.train.init_checkpoint, options

@@ -33,6 +33,7 @@ from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 from pentamask.engine.step import StepTrainer, find_precision, mixed_precision
 from pentamask.evaluation import build_evaluator
+from pentamask.optimize import compile_dense_parts
 
 
 class Trainer(DefaultTrainer):
@@ -48,6 +49,8 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         check_class_counts(cfg, cfg.DATASETS.TRAIN)  # also where a subclass makes another loader
+        if cfg.MODEL.COMPILE:
+            compile_dense_parts(model)
         model = distribute(model, broadcast_buffers=False)
         amp = cfg.SOLVER.AMP
         self._trainer = StepTrainer(

@@ -31,6 +31,7 @@ class OneStageDetector(ProposalNetwork):
     key_rules: KeyRules = FCOS_KEY_RULES
     class_counts: tuple[ClassCount, ...] = (FCOS_CLASS_COUNT,)
     score_thresholds = ("MODEL.FCOS.INFERENCE_TH_TEST",)
+    dense_parts: tuple[str, ...] = ("backbone", "proposal_generator.fcos_head")
     releases: tuple[Release, ...] = RELEASES
     graph: type[Graph] = FCOSGraph
 

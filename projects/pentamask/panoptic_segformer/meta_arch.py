@@ -65,6 +65,7 @@ class PanopticSegFormer(nn.Module):
         "MODEL.PANOPTIC_SEGFORMER.MERGE.QUALITY_THRESH_THINGS",
         "MODEL.PANOPTIC_SEGFORMER.MERGE.QUALITY_THRESH_STUFF",
     )
+    dense_parts = ("backbone", "encoder", "location_decoder")
     releases = RELEASES
     explain = explain
     graph = PanopticSegFormerGraph

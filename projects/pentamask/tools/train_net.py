@@ -25,7 +25,7 @@ from pentamask.engine.lazy import load_lazy_config, run_lazy
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 from pentamask.engine.rehearsal import make_folder, rehearse_training
 from pentamask.engine.trainer import Trainer
-from pentamask.optimize import optimize_for_inference
+from pentamask.optimize import compile_dense_parts, optimize_for_inference
 from pentamask.report import report_run
 
 
@@ -126,6 +126,8 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict:
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     if cfg.MODEL.OPTIMIZE:
         model = optimize_for_inference(model, in_place=True)
+    if cfg.MODEL.COMPILE:
+        compile_dense_parts(model)
     Trainer.rehearse_test(cfg, model)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:

@@ -56,6 +56,7 @@ class YOLACT(nn.Module):
     key_rules = KEY_RULES
     class_counts = (ClassCount("thing_classes", "MODEL.YOLACT.NUM_CLASSES", lazy_keys=("num_classes",)),)
     score_thresholds = ("MODEL.YOLACT.SCORE_THRESH_TEST",)
+    dense_parts = ("backbone", "proto_net", "prediction_head")
     releases = RELEASES
     explain = explain
     graph = YOLACTGraph
