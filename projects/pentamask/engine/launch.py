@@ -119,14 +119,16 @@ def join(place: Place, *, use_gpus: bool) -> None:
 
 
 def distribute(model: nn.Module, **options: Any) -> nn.Module:
-    """Detectron2's `create_ddp_model`, on the CPU as well.
+    """Detectron2's `create_ddp_model`, on the CPU as well, of weights in `torch.channels_last`.
 
-    There batch norm over all processes is Detectron2's own, because PyTorch's works on GPUs only.
+    In that layout a training step of a convolutional model is up to a fifth shorter. On the CPU batch norm over all
+    processes is Detectron2's own, because PyTorch's works on GPUs only.
 
     Args:
         model: on its device.
         options: of `create_ddp_model`.
     """
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if comm.get_world_size() > 1 and next(model.parameters()).device.type == "cpu":
         options["device_ids"] = None
         model = _sync_on_cpu(model)

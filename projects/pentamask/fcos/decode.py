@@ -1,6 +1,5 @@
 """From raw predictions to detections: threshold, top-k, boxes, NMS."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,55 +60,64 @@ def decode_level(
 def add_top_features(
     detections: list[Instances], features: list[Tensor], strides: list[int], top_module: nn.Module
 ) -> None:
-    """Set `top_feat` (n, D) of each image's detections to their `top_features`."""
-    values = top_features(detections, features, strides, top_module)
-    # len() would be a constant of a traced model.
-    for found, part in zip(detections, values.split([found.fpn_levels.shape[0] for found in detections])):
+    """Set `top_feat` (n, D) of the detections of each image, see `top_features`.
+
+    Args:
+        detections: with locations and fpn_levels.
+        features, top_module: see `top_features`.
+        strides: of the levels.
+    """
+    levels = torch.cat([found.fpn_levels for found in detections])
+    images = torch.cat([torch.full_like(found.fpn_levels, i) for i, found in enumerate(detections)])
+    points = torch.cat([found.locations for found in detections])
+    cells, start = torch.zeros_like(levels), 0
+    for level, (x, stride) in enumerate(zip(features, strides)):
+        count, _, height, width = x.shape
+        columns, rows = (points / stride).long().unbind(dim=1)
+        cells = torch.where(levels == level, start + (images * height + rows) * width + columns, cells)
+        start += count * height * width
+    values = top_features(features, top_module, cells)
+    for found, part in zip(detections, values.split([len(found) for found in detections])):
         found.top_feat = part
 
 
-def top_features(
-    detections: Sequence[Any], features: list[Tensor], strides: list[int], top_module: nn.Module
-) -> Tensor:
-    """What `top_module` makes of `features` at the detections' cells: (n, D), n in all images.
-
-    A 3x3 convolution is computed at these cells only.
+def top_features(features: list[Tensor], top_module: nn.Module, cells: Tensor) -> Tensor:
+    """What `top_module` makes of `features` at some cells; a 3x3 convolution is computed there only.
 
     Args:
-        detections: of each image, with locations and fpn_levels.
         features: (N, C, H, W) of each level.
-        strides: of the levels.
         top_module: (N, C, H, W) -> (N, D, H, W).
+        cells: (P,) int64, number of the cell: level by level, in each level image by image, in each image row by row.
+
+    Returns:
+        (P, D).
     """
     conv: Any = top_module
     # What hooks the module wants whole maps.
     local = isinstance(conv, nn.Conv2d) and not (conv._forward_hooks or conv._forward_pre_hooks)
     if local and (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((3, 3), (1, 1), (1, 1), 1):
-        patches = [_patches([x[i] for x in features], strides, found, 1) for i, found in enumerate(detections)]
-        values = F.conv2d(torch.cat(patches), conv.weight, conv.bias)
-    else:
-        maps = [top_module(x) for x in features]
-        values = torch.cat([_patches([x[i] for x in maps], strides, found, 0) for i, found in enumerate(detections)])
-    return values.flatten(1)
+        return F.conv2d(_patches(features, cells, 1), conv.weight, conv.bias).flatten(1)
+    return _patches([top_module(x) for x in features], cells, 0).flatten(1)
 
 
-def _patches(maps: list[Tensor], strides: list[int], detections: Any, reach: int) -> Tensor:
-    """(n, C, 2 * reach + 1, 2 * reach + 1) of the levels' (C, H, W) maps around the detections' cells, 0 outside."""
-    levels, side = detections.fpn_levels[:, None, None], 2 * reach + 1
-    offsets = torch.arange(-reach, reach + 1, device=levels.device)
-    index = torch.zeros(levels.shape[0], side, side, dtype=torch.int64, device=levels.device)
+def _patches(maps: list[Tensor], cells: Tensor, reach: int) -> Tensor:
+    """(P, C, 2 * reach + 1, 2 * reach + 1) of the levels' maps around the cells, 0 outside."""
+    offsets = torch.arange(-reach, reach + 1, device=cells.device)
+    cells = cells[:, None, None]
+    index = torch.zeros_like(cells + offsets[:, None] + offsets)
     inside = torch.zeros_like(index, dtype=torch.bool)
     start = 0
-    for level, (x, stride) in enumerate(zip(maps, strides)):
-        height, width = x.shape[1:]
-        columns, rows = (detections.locations / stride).long().unbind(dim=1)  # of the cells around these points
-        columns, rows = columns[:, None, None] + offsets, rows[:, None, None] + offsets[:, None]
-        here = (levels == level) & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-        index = torch.where(here, start + rows * width + columns, index)
+    for x in maps:
+        count, _, height, width = x.shape
+        end = start + count * height * width
+        place = cells - start
+        columns, rows = place % width + offsets, place // width % height + offsets[:, None]
+        here = (cells >= start) & (cells < end) & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        index = torch.where(here, cells + offsets[:, None] * width + offsets, index)
         inside = inside | here
-        start += height * width
-    cells = torch.cat([x.flatten(1).t() for x in maps])
-    return cells[index].masked_fill(~inside[..., None], 0).permute(0, 3, 1, 2)
+        start = end
+    tokens = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in maps])
+    return tokens[index].masked_fill(~inside[..., None], 0).permute(0, 3, 1, 2)
 
 
 def select_detections(candidates: Instances, *, nms_thresh: float, topk: int) -> Instances:

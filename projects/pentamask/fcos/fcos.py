@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pentamask.common import at_least_float32, check_choice, derive, mean_count, reduce_mean
 
-from .decode import add_top_features, decode_level, select_detections
+from .decode import add_top_features, decode_level, select_detections, top_features
 from .head import FCOSHead, FCOSOutputs
 from .locations import level_locations
 from .losses import ctrness_targets, location_loss, smoothed_ious
@@ -182,7 +182,7 @@ class FCOS(nn.Module):
             features: name -> (N, C, H, W).
             gt_instances: with gt_boxes and gt_classes; needed in training.
             top_module: applied to the box tower's output of every level; its output (N, D, H, W) is returned
-                for each positive (training) or detection. In inference a 3x3 convolution runs at the detections only.
+                for each positive (training) or detection; a 3x3 convolution runs only there.
 
         Returns:
             In training (results, losses): results holds "positives" (`Positives`) and, with `yield_proposal`,
@@ -196,8 +196,7 @@ class FCOS(nn.Module):
             return self.detect(outputs, images.image_sizes, self.test_limits, top_module), {}
         if gt_instances is None:
             raise ValueError('FCOS needs ground truth in training: every input needs "instances".')
-        top_feats = [top_module(x) for x in outputs.box_features] if top_module is not None else None
-        positives, losses = self.losses(outputs, gt_instances, top_feats)
+        positives, losses = self.losses(outputs, gt_instances, top_module)
         results: dict[str, Any] = {"positives": positives}
         if self.yield_proposal:
             with torch.no_grad():
@@ -245,7 +244,7 @@ class FCOS(nn.Module):
         )
 
     def losses(
-        self, outputs: FCOSOutputs, gt_instances: list[Instances], top_feats: list[Tensor] | None = None
+        self, outputs: FCOSOutputs, gt_instances: list[Instances], top_module: nn.Module | None = None
     ) -> tuple[Positives, dict[str, Tensor]]:
         """Losses `loss_fcos_cls`, `loss_fcos_loc` and `loss_fcos_ctr` or `loss_fcos_iou`, and the positives."""
         labels, reg_targets, gt_inds = self.label_locations(outputs, gt_instances)
@@ -274,6 +273,7 @@ class FCOS(nn.Module):
 
         level_sizes = torch.tensor([x.shape[0] * x.shape[2] * x.shape[3] for x in outputs.logits], device=labels.device)
         levels = torch.arange(len(level_sizes), device=labels.device).repeat_interleave(level_sizes)
+        top_feats = top_features(outputs.box_features, top_module, pos_inds) if top_module is not None else None
         positives = Positives(
             pos_inds=pos_inds,
             gt_inds=gt_inds[pos_inds],
@@ -281,7 +281,7 @@ class FCOS(nn.Module):
             reg_targets=reg_targets,
             gt_ctrs=gt_ctrs,
             loss_denorm=loss_denorm,
-            top_feats=cat([_flatten(x) for x in top_feats])[pos_inds] if top_feats is not None else None,
+            top_feats=top_feats,
         )
         return positives, losses
 
