@@ -198,7 +198,7 @@ def test_places() -> None:
         find_place(slurm | {"SLURM_STEP_TASKS_PER_NODE": "2,1"})
 
 
-def start_torchrun(folder: Path) -> subprocess.Popen:
+def start_torchrun(folder: Path, report: bool) -> subprocess.Popen:
     """Train the thin BlendMask in two processes on the CPU; one restart is allowed."""
     options = {
         "SEED": 1,
@@ -210,6 +210,7 @@ def start_torchrun(folder: Path) -> subprocess.Popen:
         "DATALOADER.NUM_WORKERS": 1,
         "INPUT.MIN_SIZE_TRAIN": "(64,)",
         "INPUT.MIN_SIZE_TEST": 64,
+        "REPORT": report,
     }
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     train = ["-m", "pentamask.tools.train_net", "--config-file", "shapes/BlendMask_R_50_thin.yaml", "--num-gpus", "0"]
@@ -223,7 +224,7 @@ def start_torchrun(folder: Path) -> subprocess.Popen:
 
 
 def test_torchrun_restarts_and_goes_on_exactly(shapes: str, tmp_path: Path) -> None:
-    whole, killed = start_torchrun(tmp_path / "whole"), start_torchrun(tmp_path / "killed")
+    whole, killed = start_torchrun(tmp_path / "whole", True), start_torchrun(tmp_path / "killed", False)
     while killed.poll() is None and not (tmp_path / "killed" / "model_0000003.pth").exists():
         time.sleep(0.05)
     children = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
@@ -234,3 +235,4 @@ def test_torchrun_restarts_and_goes_on_exactly(shapes: str, tmp_path: Path) -> N
     assert "Starting training from iteration 4" in output or "Starting training from iteration 6" in output
     models = [torch.load(tmp_path / name / "model_final.pth")["model"] for name in ("whole", "killed")]
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+    assert (tmp_path / "whole" / "report" / "index.html").is_file()

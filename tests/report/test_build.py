@@ -27,6 +27,7 @@ def test_page_in_the_browser(run, page, tmp_path):
     images = page.locator("img").all()
     assert len(images) == 2 + 5 + 2 + 1  # training, evaluation, gallery, inside
     assert all(image.evaluate("x => x.complete && x.naturalWidth > 0") for image in images)
+    assert images[-3].evaluate("x => x.naturalWidth") == 3 * 320
     # F1 is highest with the right detection and the misplaced one that scores above it.
     assert shown(page) == ["image 2", "image 1"]  # the worst first
     page.click("#order")

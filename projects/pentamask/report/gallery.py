@@ -108,6 +108,8 @@ def draw_cards(
 
         row = draw_row(records[card.image], predict, metadata, _PANEL)
         names[card.image] = f"{number:04d}.jpg"
+        # As wide as the headings of the columns in the page.
+        row = [np.pad(x, ((0, 0), (0, max(0, _PANEL - x.shape[1])), (0, 0)), constant_values=255) for x in row]
         Image.fromarray(np.concatenate(row, axis=1)).save(os.path.join(output, names[card.image]), quality=85)
     return names
 

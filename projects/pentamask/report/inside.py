@@ -5,6 +5,7 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
 from omegaconf import DictConfig
 
 from pentamask.data.panoptic import find_metadata
@@ -21,8 +22,12 @@ from .runs import EXPLAINED
 _NUM_IMAGES, _NUM_INSTANCES = 2, 2
 
 
-def report_run(cfg: CfgNode | DictConfig, folder: str, weights: str, output: str, *, num_images: int = 40) -> str:
+def report_run(
+    cfg: CfgNode | DictConfig, folder: str, weights: str, output: str, *, num_images: int = 40
+) -> str | None:
     """Draw what goes on inside the model for the first test images, and write the report of an evaluated run.
+
+    Every process of a distributed run has to call it, because they load checkpoints together; the main one writes.
 
     Args:
         cfg: of the run, of either kind.
@@ -31,26 +36,31 @@ def report_run(cfg: CfgNode | DictConfig, folder: str, weights: str, output: str
         output, num_images: see `write_report`.
 
     Returns:
-        The path of index.html.
+        The path of index.html; None in other processes than the main one.
     """
-    _explain_images(cfg, weights, os.path.join(folder, EXPLAINED))
+    names = cfg.DATASETS.TEST if isinstance(cfg, CfgNode) else dataset_names(cfg, "test")
+    predictor = Predictor(_with_weights(cfg, weights)) if declared(find_model_class(cfg), "explain") else None
+    if not comm.is_main_process():
+        return None
+    if predictor is not None:
+        _explain_images(predictor, names[0], os.path.join(folder, EXPLAINED))
     return write_report([folder], output, num_images=num_images)
 
 
-def _explain_images(cfg: CfgNode | DictConfig, weights: str, folder: str) -> None:
-    """Nothing for a model whose class declares no `explain`."""
-    if declared(find_model_class(cfg), "explain") is None:
-        return
+def _with_weights(cfg: CfgNode | DictConfig, weights: str) -> CfgNode | DictConfig:
+    """A copy of the config that names the checkpoint."""
+    cfg = copy.deepcopy(cfg)
     if isinstance(cfg, CfgNode):
-        cfg, names = cfg.clone(), cfg.DATASETS.TEST
         cfg.defrost()
         cfg.MODEL.WEIGHTS = weights
     else:
-        cfg, names = copy.deepcopy(cfg), dataset_names(cfg, "test")
         cfg.train.init_checkpoint = weights
-    predictor = Predictor(cfg)
-    metadata = with_class_names(find_metadata(names[0]))
-    for record in DatasetCatalog.get(names[0])[:_NUM_IMAGES]:
+    return cfg
+
+
+def _explain_images(predictor: Predictor, dataset: str, folder: str) -> None:
+    metadata = with_class_names(find_metadata(dataset))
+    for record in DatasetCatalog.get(dataset)[:_NUM_IMAGES]:
         picture, parts = predictor.explain(read_record_picture(record, "BGR"), _NUM_INSTANCES)
         name = os.path.splitext(os.path.basename(record["file_name"]))[0]
         save_explanation(picture, parts, metadata, os.path.join(folder, name))

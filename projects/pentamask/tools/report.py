@@ -64,7 +64,9 @@ def _evaluate(args: argparse.Namespace) -> str:
     trained = os.path.join(os.path.dirname(weights), "metrics.json")
     if weights and os.path.isfile(trained):
         shutil.copyfile(trained, os.path.join(folder, "metrics.json"))
-    return report_run(cfg, folder, weights, args.output, num_images=args.images)
+    path = report_run(cfg, folder, weights, args.output, num_images=args.images)
+    assert path is not None  # there is one process
+    return path
 
 
 def cli() -> None:

@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> dict:
         BadInput: the user's config, data or files cannot be used.
     """
     cfg, results = run(args)
-    if comm.is_main_process() and (cfg.train.get("report", False) if isinstance(cfg, DictConfig) else cfg.REPORT):
+    if cfg.train.get("report", False) if isinstance(cfg, DictConfig) else cfg.REPORT:
         _write_report(cfg, evaluated_given=args.eval_only and not args.resume)
     return results
 
@@ -91,7 +91,8 @@ def _write_report(cfg: CfgNode | DictConfig, *, evaluated_given: bool) -> None:
     if not evaluated_given:
         weights = PentamaskCheckpointer(nn.Module(), folder).get_checkpoint_file()
     path = report_run(cfg, folder, weights, os.path.join(folder, "report"))
-    logging.getLogger(__name__).info("The report is %s", path)
+    if path is not None:
+        logging.getLogger(__name__).info("The report is %s", path)
 
 
 def run(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, dict]:

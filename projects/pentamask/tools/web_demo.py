@@ -161,6 +161,8 @@ def main(args: argparse.Namespace, *, wait: bool = True) -> Any:
     setup_logger(name="pentamask")
     app = build_app(args)
     theme = _gradio().themes.Default(font=["sans-serif"], font_mono=["monospace"])  # of this machine, none fetched
+    if wait:
+        print(f"Open http://{args.host}:{args.port} in a browser.", flush=True)
     try:
         app.launch(
             server_name=args.host,
@@ -170,6 +172,7 @@ def main(args: argparse.Namespace, *, wait: bool = True) -> Any:
             inbrowser=False,
             prevent_thread_lock=not wait,
             footer_links=[],
+            quiet=True,
         )
     except OSError as error:
         raise BadInput(f"--port {args.port}: {error}") from error

@@ -32,6 +32,7 @@ def explain(
         the crop removes.
     """
     check_evaluating(model)
+    min_score = max(min_score, model.postprocessor.final_score_thresh)
     predictions = model.predict(model.backbone(model.preprocess_image(batched_inputs)))
     explanations: list[Explanation] = []
     for i, (x, prototypes) in enumerate(zip(batched_inputs, predictions.prototypes)):
