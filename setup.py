@@ -23,6 +23,7 @@ LIMITED_API = ["-DPy_LIMITED_API=0x030A0000"]  # Python 3.10's: one binary for t
 # What single tools need beyond that; each says so in one line when it is missing.
 EXTRAS = {
     "onnx": ["onnx", "onnxscript>=0.7", "onnxruntime>=1.25"],
+    "fast": ["hotcoco"],
     "report": ["jinja2"],
     "web": ["gradio"],
     "track": ["supervision"],

@@ -10,6 +10,8 @@ from detectron2.data import Metadata
 from detectron2.evaluation import COCOEvaluator
 from pycocotools.coco import COCO
 
+from .fast_coco import fast_evaluation
+
 _COCO_LIMIT = 100  # detections of an image that count
 
 
@@ -44,6 +46,7 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
                 for result, score in zip(prediction["instances"], x.mask_scores.tolist()):
                     result["mask_score"] = score
 
+    @fast_evaluation()
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         results = list(chain.from_iterable(p["instances"] for p in predictions))
         self._number_things(results)
