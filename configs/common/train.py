@@ -10,6 +10,8 @@ train = dict(
     seed=-1,  # of all random numbers; negative: another one each time
     amp=dict(enabled=False, precision="fp16"),  # or "bf16", which also runs on a CPU
     test_amp=dict(enabled=False, precision="fp16"),  # the same in evaluation
+    # Also evaluate with test-time augmentation: short sides of the views, their largest long side, mirrored too or not.
+    test_aug=dict(enabled=False, min_sizes=(400, 500, 600, 700, 800, 900, 1000, 1100, 1200), max_size=4000, flip=True),
     skip_nonfinite=0,  # steps in a row with an infinite or NaN loss that are left out
     model_ema=dict(enabled=False, decay=0.999),  # moving average of the weights, evaluated beside the model
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),

@@ -99,7 +99,6 @@ class Plugin:
         key_rules: names and origin of the authors' files, see `pentamask.checkpoint.key_map.KeyRules`.
         class_counts: numbers of classes in the config, compared with the data before training.
         score_thresholds: config keys below which predictions are dropped; with all at 0 every model predicts something.
-        supports_tta: whether Detectron2's `GeneralizedRCNNWithTTA` can run the model.
         dense_parts: modules, by their names, that give the same operations for every picture, which MODEL.COMPILE
             compiles.
         releases: what the model zoo lists.
@@ -114,7 +113,6 @@ class Plugin:
     key_rules: "KeyRules | None" = None
     class_counts: tuple[ClassCount, ...] = ()
     score_thresholds: tuple[str, ...] = ()
-    supports_tta: bool = False
     dense_parts: tuple[str, ...] = ("backbone",)
     releases: tuple[Release, ...] = ()
     authors_names: Mapping[str, str] = {}

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
+from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 from detectron2.utils.events import EventStorage
 
@@ -188,19 +188,3 @@ def test_panoptic_refuses_a_weight_that_nothing_reads(tiny_cfg):
     tiny_cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT = 0.5
     with pytest.raises(ValueError, match="INSTANCE_LOSS_WEIGHT"):
         build_model(tiny_cfg)
-
-
-def test_test_time_augmentation(tiny_cfg):
-    """Detectron2's class for it switches `mask_on` off for a while, which has to include mask scoring."""
-    tiny_cfg.MODEL.FCOS.INFERENCE_TH_TEST = 0.0
-    tiny_cfg.MODEL.FCOS.POST_NMS_TOPK_TEST = 5
-    tiny_cfg.TEST.AUG.MIN_SIZES, tiny_cfg.TEST.AUG.MAX_SIZE = (64, 96), 160
-    model = build_model(tiny_cfg).eval()
-    image = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
-    with torch.no_grad():
-        (result,) = GeneralizedRCNNWithTTA(tiny_cfg, model)([{"image": image, "height": 128, "width": 160}])
-    instances = result["instances"]
-    assert len(instances) > 0
-    assert instances.pred_masks.shape == (len(instances), 128, 160)
-    assert not instances.has("mask_scores")
-    assert model.roi_heads.mask_on

@@ -50,6 +50,19 @@ def test_train_resume_and_evaluate(tiny, tmp_path):
     assert predictions and {"image_id", "category_id", "bbox", "score", "segmentation"} <= set(predictions[0])
 
 
+def test_test_time_augmentation(tiny, tmp_path):
+    views = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)"]
+    assert set(_run("--config-file", CONFIG, "--eval-only", *tiny, *views)) == {"bbox", "segm", "bbox_TTA", "segm_TTA"}
+    assert (tmp_path / "out" / "inference_TTA" / "coco_instances_results.json").is_file()
+
+
+def test_test_time_augmentation_of_a_lazy_config(lazy, tmp_path):
+    words = [*lazy("YOLACT/yolact_resnet50.py"), "train.test_aug.enabled=true", "train.test_aug.min_sizes=[64]"]
+    _run(*words)  # after the training, too
+    assert (tmp_path / "out" / "inference_TTA" / "coco_instances_results.json").is_file()
+    assert set(_run("--eval-only", *words)) == {"bbox", "segm", "bbox_TTA", "segm_TTA"}
+
+
 def test_panoptic_data_gets_all_three_evaluations(tiny):
     panoptic = {
         "DATASETS.TRAIN": "('shapes_train_panoptic_separated',)",
@@ -116,7 +129,6 @@ def test_only_a_training_of_a_lazy_config_takes_a_backbone(lazy, tmp_path):
         (["MODEL.FCOS.NUM_CLASES", "6"], r"command line: Non-existent key: .*Did you mean MODEL.FCOS.NUM_CLASSES"),
         (["SOLVER.MAX_ITER", "many"], r"command line: Type mismatch.*SOLVER.MAX_ITER"),
         (["MODEL.BASIS_MODULE.NUM_CLASSES", "80"], r"6 thing_classes, but MODEL.BASIS_MODULE.NUM_CLASSES is 80"),
-        (["TEST.AUG.ENABLED", "True"], r"TEST.AUG.ENABLED: .*GeneralizedRCNN.* only, not for BlendMask"),
         (["INPUT.MASK_FORMAT", "polygon"], r"INPUT.MASK_FORMAT 'polygon'.*set INPUT.MASK_FORMAT bitmask"),
         (["DATASETS.TRAIN", "('coco_2017_train',)"], r"coco_2017_train.*instances_train2017.json does not exist"),
         (["DATASETS.TEST", "('coco_2017_val',)"], r"coco_2017_val.*instances_val2017.json does not exist"),

@@ -91,7 +91,6 @@ class CenterMask(GeneralizedRCNN):
         ),
     )
     score_thresholds = ("MODEL.FCOS.INFERENCE_TH_TEST",)
-    supports_tta = True
     dense_parts = ("backbone", "proposal_generator.fcos_head")
     releases: tuple[Release, ...] = RELEASES
     authors_names = _authors_names("GeneralizedRCNN")
@@ -136,7 +135,6 @@ class PanopticCenterMask(PanopticFPN, CenterMask):
         *CenterMask.class_counts,
         ClassCount("stuff_classes", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", lazy_keys=("sem_seg_head.num_classes",)),
     )
-    supports_tta = False
     releases = PANOPTIC_RELEASES
     authors_names = _authors_names("PanopticFPN")
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pentamask.common import get_key
 from pentamask.data.checks import DatasetError, checked_datasets
 from pentamask.data.panoptic import load_metadata
-from pentamask.plugin import declared, find_model_class, registered_models
+from pentamask.plugin import declared, find_model_class
 
 
 class BadInput(ValueError):
@@ -39,7 +39,7 @@ def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         eval_only: --eval-only; DATASETS.TRAIN is not used.
 
     Raises:
-        BadInput: an unregistered dataset, no dataset, missing weights, or augmented testing of other than R-CNN.
+        BadInput: an unregistered dataset, no dataset or missing weights.
     """
     for key, names in (("DATASETS.TRAIN", cfg.DATASETS.TRAIN), ("DATASETS.TEST", cfg.DATASETS.TEST)):
         if key == "DATASETS.TRAIN" and eval_only:
@@ -54,20 +54,6 @@ def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
             f"{did_you_mean(cfg.MODEL.META_ARCHITECTURE, [name for name, _ in META_ARCH_REGISTRY])}"
         )
     check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, resume_from=cfg.OUTPUT_DIR if resume else None)
-    if cfg.TEST.AUG.ENABLED and not supports_tta(find_model_class(cfg)):
-        raise BadInput(
-            f"TEST.AUG.ENABLED: test-time augmentation exists for {', '.join(_names_with_tta())} only, not for "
-            f"{cfg.MODEL.META_ARCHITECTURE}. Set TEST.AUG.ENABLED False."
-        )
-
-
-def supports_tta(model_class: type | None) -> bool:
-    """Whether Detectron2's `GeneralizedRCNNWithTTA` can run models of a class: its own, and those that say so."""
-    return model_class is GeneralizedRCNN or declared(model_class, "supports_tta")
-
-
-def _names_with_tta() -> list[str]:
-    return [model_class.__name__ for model_class in registered_models() if supports_tta(model_class)]
 
 
 def check_registered(name: str, key: str) -> None:

@@ -31,6 +31,7 @@ from pentamask.engine.loss_report import LossReport
 from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation, rehearse_training
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 from pentamask.engine.step import StepTrainer, find_precision, mixed_precision
+from pentamask.engine.tta import ModelWithTTA
 from pentamask.optimize import compile_dense_parts, optimize_for_inference
 
 
@@ -91,6 +92,7 @@ def evaluate_lazy(cfg: DictConfig, model: nn.Module) -> dict:
 def rehearse_lazy(cfg: DictConfig, model: nn.Module) -> None:
     """As `Trainer.rehearse_test`."""
     metrics, sets = [], _test_sets(cfg)
+    model = _with_tta(cfg, model) if _wants_tta(cfg) else model
     for name, part in sets.items():
         loader = _build_loader(part, "test")
         with dataset_errors([name]):
@@ -98,6 +100,23 @@ def rehearse_lazy(cfg: DictConfig, model: nn.Module) -> None:
         found = rehearse_evaluation(name, evaluator, loader, model)
         metrics += [f"{name}/{metric}" for metric in found] if len(sets) > 1 else found
     check_best_metric("train.checkpointer.best_metric", cfg.train.checkpointer.get("best_metric", ""), metrics)
+
+
+def _wants_tta(cfg: DictConfig) -> bool:
+    return OmegaConf.select(cfg, "train.test_aug.enabled", default=False)
+
+
+def _with_tta(cfg: DictConfig, model: nn.Module) -> ModelWithTTA:
+    options = {key: value for key, value in cfg.train.test_aug.items() if key != "enabled"}
+    return ModelWithTTA(model, **options)
+
+
+def _evaluate_tta(cfg: DictConfig, model: nn.Module) -> dict:
+    """As `Trainer.test_with_TTA`."""
+    cfg = copy.deepcopy(cfg)
+    if "output_folder" in cfg.dataloader.get("evaluator", {}):
+        cfg.dataloader.evaluator.output_folder += "_TTA"
+    return {f"{name}_TTA": value for name, value in evaluate_lazy(cfg, _with_tta(cfg, model)).items()}
 
 
 def _test_sets(cfg: DictConfig) -> dict[str, DictConfig]:
@@ -133,6 +152,7 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
     partial = cfg.train.get("weights_partial", False)
     if cfg.train.get("compile", False):
         compile_dense_parts(model)
+    results: dict[str, Any] = {}
     if eval_only:
         model.eval()  # before loading: nothing may be left to training
         checkpointer = PentamaskCheckpointer(model, cfg.train.output_dir, partial=partial)
@@ -140,14 +160,14 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
         if cfg.train.get("optimize", True):
             model = optimize_for_inference(model, in_place=True)
         rehearse_lazy(cfg, model)
-        return evaluate_lazy(cfg, model)
+        results = evaluate_lazy(cfg, model)
+        return results | _evaluate_tta(cfg, model) if _wants_tta(cfg) else results
     logging.getLogger("detectron2").info("Model:\n%s", model)
     with building_errors(cfg):
         trainer = _build_trainer(cfg, model)
     check_class_names(dataset_names(cfg, "train"), dataset_names(cfg, "test"), masks=lazy_mask_format(cfg, "test"))
     rehearse_lazy(cfg, model)
     rehearse_training(model, trainer.data_loader)
-    results: dict[str, Any] = {}
     ema = None
     if OmegaConf.select(cfg, "train.model_ema.enabled", default=False):
         ema = EMAHook(trainer.model, cfg.train.model_ema.decay, cfg.train.output_dir)
@@ -182,6 +202,8 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
             evaluate=evaluate,
         )
     )
+    if _wants_tta(cfg):
+        trainer.register_hooks([hooks.EvalHook(0, lambda: _evaluate_tta(cfg, trainer.model))])
     start_iter = resume_or_load(trainer, checkpointer, cfg.train.init_checkpoint, resume=resume)
     report = LossReport(trainer.model)
     try:

@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
@@ -32,6 +31,7 @@ from pentamask.engine.optimizer import build_optimizer
 from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 from pentamask.engine.step import StepTrainer, find_precision, mixed_precision
+from pentamask.engine.tta import ModelWithTTA
 from pentamask.evaluation import build_evaluator
 from pentamask.optimize import compile_dense_parts
 
@@ -154,12 +154,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def rehearse_test(cls, cfg: CfgNode, model: nn.Module) -> None:
-        """Build everything that the evaluation of DATASETS.TEST needs and try it on one picture of each.
+        """Build everything that the evaluation of DATASETS.TEST needs and try it on one picture of each, with
+        test-time augmentation if TEST.AUG.ENABLED.
 
         Raises:
             BadInput: a set cannot be evaluated, or SOLVER.BEST_METRIC is no metric.
         """
         metrics = []
+        model = cls.build_tta_model(cfg, model) if cfg.TEST.AUG.ENABLED else model
         for name in cfg.DATASETS.TEST:
             loader = cls.build_test_loader(cfg, name)
             with dataset_errors([name]):
@@ -175,9 +177,21 @@ class Trainer(DefaultTrainer):
             return super().test(cfg, model, evaluators)
 
     @classmethod
+    def build_tta_model(cls, cfg: CfgNode, model: nn.Module) -> ModelWithTTA:
+        """`model` with the test-time augmentation of TEST.AUG."""
+        return ModelWithTTA(
+            model,
+            min_sizes=cfg.TEST.AUG.MIN_SIZES,
+            max_size=cfg.TEST.AUG.MAX_SIZE,
+            flip=cfg.TEST.AUG.FLIP,
+            nms_thresh=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+
+    @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict:
-        """Evaluate a GeneralizedRCNN with test-time augmentation; the names of the results end in "_TTA"."""
-        model = GeneralizedRCNNWithTTA(cfg, model)
+        """Evaluate with test-time augmentation; the names of the results end in "_TTA"."""
+        model = cls.build_tta_model(cfg, model)
         evaluators = [
             cls.build_evaluator(cfg, name, output_folder=os.path.join(cfg.OUTPUT_DIR, "inference_TTA"))
             for name in cfg.DATASETS.TEST

@@ -37,7 +37,6 @@ class MaskRCNN(GeneralizedRCNN):
         ),
     )
     score_thresholds = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST",)
-    supports_tta = True
     releases = RELEASES
     explain = explain
     graph = MaskRCNNGraph
