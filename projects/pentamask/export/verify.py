@@ -21,7 +21,8 @@ class Agreement:
     Attributes:
         expected, found: numbers of detections of model and file.
         unmatched: those without partner, except where the score is so close to the lowest that rounding decides.
-        boxes, scores, masks: largest differences between partners; masks are 0 where there are none.
+        boxes, scores, masks: largest differences between partners; of masks at full size the share of other pixels; 0
+            where there are none.
     """
 
     expected: int
@@ -57,7 +58,10 @@ def compare(expected: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> Ag
     def largest(name: str) -> float:
         if name not in expected:
             return 0.0
-        difference = expected[name][rows].astype(np.float64) - found[name][columns].astype(np.float64)
+        ours, theirs = found[name][columns], expected[name][rows]
+        if theirs.dtype == bool:  # the share of pixels that differ, of the worst mask
+            return float((ours != theirs).mean(axis=(1, 2)).max(initial=0))
+        difference = theirs.astype(np.float64) - ours.astype(np.float64)
         return float(np.abs(difference).max(initial=0))
 
     return Agreement(

@@ -135,8 +135,12 @@ def build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
     return Predictor(cfg, args.confidence_threshold), metadata
 
 
-def find_images(patterns: list[str]) -> list[str]:
+def find_images(patterns: list[str], flag: str = "--input") -> list[str]:
     """The files that paths, folders and patterns name, in their order; of folders those that Pillow's names end like.
+
+    Args:
+        patterns: what to look for.
+        flag: that they were given with, for messages.
 
     Raises:
         BadInput: one of them names no file.
@@ -156,7 +160,7 @@ def find_images(patterns: list[str]) -> list[str]:
             found = sorted({path for p in readings for path in glob.glob(p)})
         if not found:
             what = "this folder has no images" if os.path.isdir(pattern) else "there is no such file"
-            raise BadInput(f"--input {pattern}: {what}.")
+            raise BadInput(f"{flag} {pattern}: {what}.")
         paths += found
     return paths
 

@@ -45,7 +45,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--opset", type=int, help="of ONNX; by default the lowest that the model can do with")
     parser.add_argument("--half", action="store_true", help="ONNX: weights and most of the computation in float16")
     parser.add_argument(
-        "--verify", nargs="+", default=[], metavar="IMAGE", help="compare file and model in these pictures"
+        "--verify",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="compare file and model in this picture, folder or pattern; may be given again",
     )
     parser.add_argument("--sample-image", metavar="IMAGE", help="as --verify, of one picture")
     parser.add_argument("--run-eval", action="store_true", help="evaluate the ONNX file on the config's test data")
@@ -68,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
         raise BadInput("--half, --opset, --verify, --sample-image and --run-eval are for ONNX files.")
     if form == "onnx":
         check_packages("onnx", "onnxscript", *(["onnxruntime"] if args.verify or args.run_eval else []))
-    pictures = find_images([*args.verify, *([args.sample_image] if args.sample_image else [])])
+    pictures = find_images([*args.verify, *([args.sample_image] if args.sample_image else [])], "--verify")
     make_folder(os.path.dirname(args.output) or ".", "The folder of --output")
     cfg, model = _load(args)
     options = {"masks": args.masks, "detections": args.detections, "size": tuple(args.size) if args.size else None}

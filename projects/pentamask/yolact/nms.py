@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms, box_area, box_iou
 
 # Boxes compared with the others at a time: bounds the memory.
 _ROWS = 500
@@ -67,12 +67,20 @@ def fast_nms_of_fixed_size(
     # Always top_k boxes of a class; those that do not exist score -1.
     scores, index = F.pad(scores, (0, top_k), value=-1.0).topk(top_k, dim=1)
     best = F.pad(boxes, (0, 0, 0, top_k))[index]
-    overlaps = torch.vmap(box_iou)(best, best)
-    removed = (~(overlaps <= iou_threshold)).triu(diagonal=1).any(dim=1)
+    removed = (~(_overlaps_by_class(best) <= iou_threshold)).triu(diagonal=1).any(dim=1)
     scores, order = torch.where(removed, -1.0, scores).flatten().sort(descending=True)
     order = order[scores >= 0]
     classes = torch.arange(num_classes, device=boxes.device)[:, None].expand_as(index)
     return index.flatten()[order], classes.flatten()[order], scores[scores >= 0]
+
+
+def _overlaps_by_class(boxes: Tensor) -> Tensor:
+    """`box_iou` of each class's boxes with one another, (K, n, 4) -> (K, n, n); with vmap a program cannot be saved."""
+    areas = box_area(boxes.flatten(0, 1)).view(boxes.shape[:2])
+    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=3)
+    return shared / (areas[:, :, None] + areas[:, None] - shared)
 
 
 def cross_class_fast_nms(
