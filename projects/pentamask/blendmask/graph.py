@@ -44,7 +44,7 @@ class BlendMaskGraph(Graph):
         fcos = self.model.proposal_generator
         found = select(fcos, outputs, n)
         features = [x[n : n + 1] for x in outputs.box_features]
-        attention = top_features([found], features, fcos.strides, self.model.top_layer)
+        attention = top_features(features, self.model.top_layer, found.cells)
         masks = self.model.blender.mask_logits(bases, rois_of(found.boxes, n), attention).sigmoid()
         results = {"boxes": found.boxes, "scores": found.scores, "classes": found.classes, "masks": masks}
         return results if sem_seg is None else {**results, "sem_seg": sem_seg[n]}

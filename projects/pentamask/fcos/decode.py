@@ -77,7 +77,7 @@ def add_top_features(
         cells = torch.where(levels == level, start + (images * height + rows) * width + columns, cells)
         start += count * height * width
     values = top_features(features, top_module, cells)
-    for found, part in zip(detections, values.split([len(found) for found in detections])):
+    for found, part in zip(detections, values.split([found.fpn_levels.shape[0] for found in detections])):
         found.top_feat = part
 
 
@@ -111,7 +111,8 @@ def _patches(maps: list[Tensor], cells: Tensor, reach: int) -> Tensor:
         count, _, height, width = x.shape
         end = start + count * height * width
         place = cells - start
-        columns, rows = place % width + offsets, place // width % height + offsets[:, None]
+        lines = place // width  # without %, which ONNX's exporter does not know for sizes
+        columns, rows = place - lines * width + offsets, lines - lines // height * height + offsets[:, None]
         here = (cells >= start) & (cells < end) & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
         index = torch.where(here, cells + offsets[:, None] * width + offsets, index)
         inside = inside | here

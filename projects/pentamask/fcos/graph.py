@@ -19,15 +19,13 @@ class Selected(NamedTuple):
         boxes: (n, 4) XYXY in pixels, not clipped.
         scores: (n,).
         classes: (n,) int64.
-        locations: (n, 2) image points of the cells that found them, in pixels.
-        fpn_levels: (n,) int64, number of the level.
+        cells: (n,) int64, number of the cell that found them, level by level, row by row.
     """
 
     boxes: Tensor
     scores: Tensor
     classes: Tensor
-    locations: Tensor
-    fpn_levels: Tensor
+    cells: Tensor
 
 
 def predict(fcos: FCOS, features: dict[str, Tensor]) -> FCOSOutputs:
@@ -39,7 +37,7 @@ def predict(fcos: FCOS, features: dict[str, Tensor]) -> FCOSOutputs:
 
 def select(fcos: FCOS, outputs: FCOSOutputs, n: int) -> Selected:
     """What `FCOS.detect` finds in picture `n`, except that exactly `post_nms_topk` are kept where scores tie."""
-    limits, levels = fcos.test_limits, []
+    limits, levels, start = fcos.test_limits, [], 0
     for level, points in enumerate(fcos.locations(outputs)):
         probs = outputs.logits[level][n].flatten(1).t().sigmoid()
         scores = probs * outputs.ctrness[level][n].flatten(1).t().sigmoid()
@@ -47,9 +45,9 @@ def select(fcos: FCOS, outputs: FCOSOutputs, n: int) -> Selected:
         found, index = top_candidates(torch.where(above, scores, -1.0).flatten(), limits.pre_nms_topk)
         index, classes = index // fcos.num_classes, index % fcos.num_classes
         distances = outputs.reg[level][n].flatten(1).t()[index] * fcos.strides[level]
-        points = points[index]
-        boxes = torch.cat((points - distances[:, :2], points + distances[:, 2:]), dim=1)
-        levels.append(Selected(boxes, found, classes, points, torch.full_like(classes, level)))
+        boxes = torch.cat((points[index] - distances[:, :2], points[index] + distances[:, 2:]), dim=1)
+        levels.append(Selected(boxes, found, classes, start + index))
+        start = start + points.shape[0]
     candidates = Selected(*(torch.cat(parts) for parts in zip(*levels)))
     candidates = _take(candidates, (candidates.scores >= 0).nonzero()[:, 0])
     if fcos.nms_thresh > 0:
