@@ -19,6 +19,7 @@ def test_samples_attention_and_masks(tiny_cfg):
     torch.testing.assert_close(torch.stack(list(points.weights)).sum(dim=1), torch.full((2,), 4.0))
     assert points.levels[0][:8].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert [tuple(x.shape) for x in attention.values] == [(2, 8, 12), (2, 4, 6), (2, 2, 3)]
+    assert attention.names == ["stride 8", "stride 16", "stride 32"]
     torch.testing.assert_close(sum(x.sum(dim=(1, 2)) for x in attention.values), torch.ones(2))
     assert masks.names == ["block 1", "final"] and masks.values[1].shape == (2, 8, 12)
 

@@ -1,5 +1,6 @@
 """Panoptic SegFormer from inside: where queries look, how blocks refine their masks, and how masks are merged."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,7 +80,7 @@ def explain(
                 "Attention of the query to the image, at three strides",
                 instances,
                 _attention(logits, level_shapes),
-                [f"{w} x {h}" for h, w in level_shapes],
+                [f"stride {2 ** round(math.log2(size[0] / h))}" for h, _ in level_shapes],
                 extent,
             ),
             "masks": InstanceMaps("Mask after each block", instances, [x[chosen] for x in masks], names, extent),

@@ -24,9 +24,10 @@ from pentamask.explanation import (
     WeightedSum,
 )
 
-_CELL = 2.2  # inches of a picture in a grid
+_WIDTH = 11.0  # inches of a figure, if its pictures get neither smaller nor larger than this
+_SMALLEST, _LARGEST = 2.2, 3.5
 _DPI = 100
-_COLUMNS = 6
+_COLUMNS = 5
 _MAX_MAPS = 36
 _MAX_TERMS = 8
 _MAX_BOXES = 100
@@ -66,11 +67,10 @@ def save_explanation(image: np.ndarray, parts: Explanation, metadata: Metadata, 
     return paths
 
 
-def _grid(
-    title: str, count: int, image: np.ndarray, columns: int = _COLUMNS, cell: float = _CELL
-) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` cells, `cell` inches wide, in rows of `columns`, in the shape of the image."""
+def _grid(title: str, count: int, image: np.ndarray, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` cells in rows of `columns`, in the shape of the image."""
     columns = max(1, min(columns, count))
+    cell = min(max(_WIDTH / columns, _SMALLEST), _LARGEST)
     rows = max(1, -(-count // columns))
     height = min(max(cell * image.shape[0] / image.shape[1], cell / 2), 2 * cell)
     margin, gap = 0.3, 0.3  # for the title, and for that of each row
@@ -224,7 +224,7 @@ def _draw_points(image: np.ndarray, part: Points, metadata: Metadata) -> Iterato
     captions = _captions(part.instances, metadata)
     if not captions:
         return
-    figure, axes = _grid(part.title, len(captions), image, columns=3, cell=1.6 * _CELL)
+    figure, axes = _grid(part.title, len(captions), image, columns=3)
     for i, (ax, caption, box) in enumerate(zip(axes, captions, part.instances.pred_boxes.tensor)):
         _show_image(ax, image, grey=True)
         _frame(ax, box)
@@ -267,7 +267,7 @@ def _zoom(ax: Axes, box: Tensor, image: np.ndarray, points: tuple[np.ndarray, np
 
 def _draw_levels(image: np.ndarray, part: BoxLevels, metadata: Metadata) -> Iterator[Figure]:
     """A picture for each feature map with the best of its boxes."""
-    figure, axes = _grid(part.title, len(part.level_names) + 1, image, columns=3, cell=1.4 * _CELL)
+    figure, axes = _grid(part.title, len(part.level_names) + 1, image, columns=3)
     _show_image(axes[0], image)
     best = part.scores.argsort(descending=True)[:_MAX_BOXES]
     highest = float(part.scores.max()) if len(best) else 1.0
