@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
@@ -64,6 +63,8 @@ def match(
         costs = costs + weights.dice * mask_costs
     if not costs.isfinite().all():
         raise FloatingPointError("The cost of matching queries with things is not finite: training has diverged.")
+    from scipy.optimize import linear_sum_assignment  # takes longer to import than all of pentamask
+
     queries, objects = linear_sum_assignment(costs.cpu())
     return torch.as_tensor(queries, device=logits.device), torch.as_tensor(objects, device=logits.device)
 
