@@ -19,7 +19,7 @@ UNPACKED := --no-deps --only-binary=:all: --python-version 3.10 --implementation
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo test lint cuda asan model-zoo versions
+.PHONY: demo test lint cuda asan docs model-zoo versions
 
 demo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.train_demo
@@ -39,6 +39,10 @@ cuda: $(VENV)/.packages
 # The operators with hostile arguments under AddressSanitizer.
 asan: $(VENV)/.built
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python dev/run_asan.py
+
+# The pages of docs/ in output/site; a warning, as of a dead link, is an error.
+docs: $(VENV)/.built
+	$(BIN)/mkdocs build --strict
 
 model-zoo: $(VENV)/.built
 	$(BIN)/python -m pentamask.tools.list_models > MODEL_ZOO.md

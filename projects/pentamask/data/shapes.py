@@ -54,7 +54,7 @@ def write_shapes(root: str, num_images: dict[str, int]) -> None:
     if os.path.isdir(root):
         return
     try:
-        os.makedirs(os.path.dirname(root), exist_ok=True)
+        os.makedirs(os.path.dirname(os.path.abspath(root)), exist_ok=True)
         with file_lock(root):
             if os.path.isdir(root):
                 return
