@@ -86,7 +86,7 @@ def test_weights_bring_the_curves_of_their_training(tiny, tmp_path, capsys):
     (trained / "metrics.json").write_text('{"iteration": 1, "total_loss": 2.0}')
     weights = ["MODEL.WEIGHTS", str(trained / "model.pth")]
     path = _run("--config-file", config, "--output", str(tmp_path / "first"), *tiny, *weights)
-    assert "charts/training-total.svg" in Path(path).read_text()
+    assert "index_files/charts/training-total.svg" in Path(path).read_text()
     # Once more, from the files.
     path = _run("--from", str(tmp_path / "first" / "run"), "--output", str(tmp_path / "again"))
     assert path == str(tmp_path / "again" / "index.html") and f"Look at {path}" in capsys.readouterr().out

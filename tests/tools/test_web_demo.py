@@ -66,8 +66,17 @@ def test_other_models(config, shapes):
     assert drawn.shape == (480, 640, 3) and inside.startswith("<img alt=") and os.path.isfile(results)
 
 
+def test_lazy_configs(lazy):
+    _, config, *overrides = lazy("YOLACT/yolact_resnet50.py")
+    models, picture = web_demo._Models(overrides), np.full((60, 80, 3), 90, np.uint8)
+    assert 'alt="prototypes"' in models.run(picture, config, "", 0.0)[1]
+    with pytest.raises(BadInput, match=r"train.init_checkpoint: 'no.pth' does not exist"):
+        models.run(picture, config, "no.pth", 0.0)
+
+
 def test_strangers_choose_from_the_lists_only(monkeypatch):
-    assert web_demo._is_loopback("127.0.0.1") and web_demo._is_loopback("::1") and web_demo._is_loopback("localhost")
+    assert _args().host == "127.0.0.1" and web_demo._is_loopback("127.0.0.1")
+    assert web_demo._is_loopback("::1") and web_demo._is_loopback("localhost")
     assert not web_demo._is_loopback("0.0.0.0") and not web_demo._is_loopback("example.org")
     for host, allowed in (("127.0.0.1", True), ("0.0.0.0", False)):
         app = web_demo.build_app(_args("--host", host))

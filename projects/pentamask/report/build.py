@@ -22,6 +22,7 @@ from .errors import KINDS, find_errors
 from .gallery import Card, choose_cards, draw_cards
 from .runs import Run, read_runs
 
+FILES = "index_files"  # folder of the pictures, named as browsers do
 _TASKS = {"segm": "mask", "bbox": "box"}
 _THRESHOLD_WITHOUT_ERRORS = 0.5
 
@@ -70,11 +71,10 @@ class _Writer:
     def __init__(self, output: str) -> None:
         self.output = output
         for name in ("charts", "images", "inside"):
-            shutil.rmtree(os.path.join(output, name), ignore_errors=True)  # of an earlier report
-            os.makedirs(os.path.join(output, name))
+            os.makedirs(os.path.join(output, FILES, name), exist_ok=True)
 
     def chart(self, name: str, figure: Figure) -> str:
-        path = f"charts/{name}.svg"
+        path = f"{FILES}/charts/{name}.svg"
         with rc_context({"svg.fonttype": "none"}):  # text as text: smaller files
             figure.savefig(os.path.join(self.output, path))
         return path
@@ -84,7 +84,7 @@ class _Writer:
         copied: dict[str, list[str]] = {}
         for image, paths in run.explained.items():
             for path in paths:
-                target = f"inside/{_file_name(run.name)}-{image}-{os.path.basename(path)}"
+                target = f"{FILES}/inside/{_file_name(f'{run.name}-{image}')}-{os.path.basename(path)}"
                 shutil.copyfile(path, os.path.join(self.output, target))
                 copied.setdefault(image, []).append(target)
         return copied
@@ -109,17 +109,11 @@ def _describe_evaluation(writer: _Writer, run: Run, dataset: str, folder: str, n
         threshold, cards = _describe_detections(writer, found, evaluated[0], num_images)
     elif found["panoptic"]:
         cards = _first_cards(folder, num_images)
-    names = draw_cards(
-        cards,
-        dataset,
-        folder,
-        results,
-        with_class_names(find_metadata(dataset)),
-        threshold,
-        os.path.join(writer.output, "images", key),
-    )
+    place = f"{FILES}/images/{key}"
+    metadata = with_class_names(find_metadata(dataset))
+    names = draw_cards(cards, dataset, folder, results, metadata, threshold, os.path.join(writer.output, place))
     found["threshold"] = threshold
-    found["cards"] = [{"card": card, "path": f"images/{key}/{names[card.image]}"} for card in cards]
+    found["cards"] = [{"card": card, "path": f"{place}/{names[card.image]}"} for card in cards]
     found["classes"] = sorted({name for card in cards for name in card.classes})
     return found
 

@@ -110,7 +110,9 @@ class _Models:
         self.folder = tempfile.TemporaryDirectory(prefix="pentamask_")
 
     def _load(self, config: str, weights: str) -> tuple:
-        options = [*self.opts, *(["MODEL.WEIGHTS", weights] if weights else [])]
+        lazy = find_config_file(config).endswith(".py")
+        named = [f"train.init_checkpoint={weights}"] if lazy else ["MODEL.WEIGHTS", weights]
+        options = [*self.opts, *(named if weights else [])]
         return build_predictor(argparse.Namespace(config_file=config, opts=options, confidence_threshold=0.0))
 
     def run(
