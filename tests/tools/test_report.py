@@ -92,10 +92,12 @@ def test_weights_bring_the_curves_of_their_training(tiny, tmp_path, capsys):
     assert path == str(tmp_path / "again" / "index.html") and f"Look at {path}" in capsys.readouterr().out
 
 
-def test_an_evaluation_writes_it_if_asked_to(lazy, tmp_path):
-    words = ["--eval-only", *lazy("CenterMask/centermask_R_50_FPN_ms_3x.py"), "train.report=True"]
+@pytest.mark.parametrize("flags", [[], ["--eval-only"]])
+def test_train_net_writes_it_if_asked_to(lazy, tmp_path, flags):
+    words = [*flags, *lazy("CenterMask/centermask_R_50_FPN_ms_3x.py"), "train.report=True"]
     train_net.main(train_net.default_argument_parser().parse_args(words))
-    assert (tmp_path / "out" / "report" / "index.html").is_file()
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert ("model_final.pth" in page) == (not flags)
 
 
 def test_mistakes(tmp_path, monkeypatch):
