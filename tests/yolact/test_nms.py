@@ -98,3 +98,16 @@ def test_greedy_separates_classes_also_left_of_the_picture():
 def test_no_boxes(suppress):
     index, classes, scores = suppress(torch.zeros(0, 4), torch.zeros(3, 0))
     assert len(index) == len(classes) == len(scores) == 0
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 5000])
+def test_many_boxes_keep_the_first_of_the_stable_order(top_k: int) -> None:
+    """Scores of a few values, so that ties are cut; boxes that do not overlap, so that all of the top-k stay."""
+    rng = torch.Generator().manual_seed(0)
+    corners = torch.arange(3500.0)[:, None] * 10
+    boxes = torch.cat([corners, corners, corners + 5, corners + 5], dim=1)
+    scores = torch.randint(4, (3, len(boxes)), generator=rng) / 4
+    index, classes, _ = fast_nms(boxes, scores, 0.5, top_k)
+    for row in range(3):
+        expected = scores[row].argsort(descending=True, stable=True)[:top_k]
+        assert index[classes == row].tolist() == expected.tolist()

@@ -38,14 +38,17 @@ def fast_nms(
     """
     if torch.jit.is_tracing():
         return fast_nms_of_fixed_size(boxes, scores, iou_threshold, top_k)
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(len(boxes), device=order.device).expand_as(order))
-    keep = rank < top_k
     if len(boxes) > _MANY:
-        for row, best in zip(keep, order[:, :top_k]):
+        keep = torch.zeros_like(scores, dtype=torch.bool)
+        for row, best in zip(keep, _best(scores, top_k)):
+            row[best] = True
             for _, second in _overlapping_pairs(boxes[best], iou_threshold):
                 row[best[second]] = False
     else:
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        ranks = torch.arange(len(boxes), device=order.device).expand_as(order)
+        rank = torch.empty_like(order).scatter_(1, order, ranks)
+        keep = rank < top_k
         # The classes share the boxes' overlaps and differ only in the order: of a pair, the later one goes. If it is
         # within the top-k, so is the other.
         for first, second in _overlapping_pairs(boxes, iou_threshold):
@@ -53,6 +56,14 @@ def fast_nms(
     classes, index = keep.nonzero(as_tuple=True)
     scores, by_score = scores[classes, index].sort(descending=True, stable=True)
     return index[by_score], classes[by_score], scores
+
+
+def _best(scores: Tensor, top_k: int) -> Iterator[Tensor]:
+    """For each row of (K, n) scores the first `top_k` of its stable order, without sorting the rest: (top_k,) int64."""
+    least = scores.topk(min(top_k, scores.shape[1]), dim=1).values[:, -1:]
+    for row, is_candidate in zip(scores, scores >= least):
+        index = is_candidate.nonzero()[:, 0]
+        yield index[row[index].argsort(descending=True, stable=True)[:top_k]]
 
 
 def fast_nms_of_fixed_size(
