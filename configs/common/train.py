@@ -17,6 +17,10 @@ train = dict(
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     # max_to_keep: newest checkpoints, 0 for all; best_metric: also keep the best by this metric, such as "segm/AP".
     checkpointer=dict(period=5000, max_to_keep=100, best_metric=""),
+    # End when the metric, such as "segm/AP", has had no new best value for so many evaluations; "" never does.
+    early_stopping=dict(metric="", patience=5),
+    # With another dataloader.train.total_batch_size on the command line, scale learning rate and lengths to it.
+    auto_scale=False,
     eval_period=0,  # only at the end
     log_period=20,
     report=False,  # at the end write output_dir/report/index.html

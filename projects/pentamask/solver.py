@@ -52,6 +52,10 @@ def add_solver_config(cfg: CfgNode) -> None:
     add_defaults(cfg.SOLVER, LR_MULTIPLIERS=[])
     # Newest checkpoints to keep, 0 for all; and a metric whose best checkpoint is also kept, such as "segm/AP".
     add_defaults(cfg.SOLVER, CHECKPOINT_KEEP=0, BEST_METRIC="")
+    # End when METRIC, such as "segm/AP", has had no new best value for PATIENCE evaluations; "" never does.
+    add_defaults(cfg.SOLVER, EARLY_STOPPING=dict(METRIC="", PATIENCE=5))
+    # With an IMS_PER_BATCH on the command line, scale the file's learning rate and schedule to it, see load_config.
+    add_defaults(cfg.SOLVER, AUTO_SCALE=False)
     # Load what fits of MODEL.WEIGHTS, even if it is of another model or, in evaluation, leaves parts of it random.
     add_defaults(cfg.MODEL, WEIGHTS_PARTIAL=False)
     # Evaluate, and predict, with `pentamask.optimize_for_inference`.

@@ -50,6 +50,57 @@ def test_train_resume_and_evaluate(tiny, tmp_path):
     assert predictions and {"image_id", "category_id", "bbox", "score", "segmentation"} <= set(predictions[0])
 
 
+def test_dry_run(tiny, tmp_path, capsys):
+    args = train_net.get_parser().parse_args(
+        [
+            "--num-gpus",
+            "0",
+            "--dry-run",
+            "--config-file",
+            CONFIG,
+            *tiny,
+            "SOLVER.MAX_ITER",
+            "100",
+            "TEST.EVAL_PERIOD",
+            "40",
+        ]
+    )
+    assert train_net.main(args) == {}
+    said = capsys.readouterr().out
+    assert re.search(r"train 100 iterations of 2 pictures, [\d.]+ s each, with 1 processes on \d+ CPU threads\n", said)
+    assert re.search(r"evaluate on shapes_val: 6 pictures, [\d.]+ s each\nevaluate 3 times, .* every 5000 iter", said)
+    assert re.search(r"time: about .* of training and .* of evaluation\nmemory: [\d.]+ GiB of main memory", said)
+    assert not (tmp_path / "out").exists()
+    args.resume = True
+    with pytest.raises(BadInput, match="--dry-run tries a new training"):
+        train_net.main(args)
+
+
+def test_dry_run_of_a_lazy_config(lazy, tmp_path, capsys):
+    words = lazy("MaskRCNN/R_50_FPN_1x.py")
+    train_net.main(train_net.get_parser().parse_args(["--num-gpus", "0", "--dry-run", *words]))
+    assert "train 2 iterations of 2 pictures" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_early_stopping(tiny, lazy, tmp_path):
+    stopping = [
+        "SOLVER.EARLY_STOPPING.METRIC",
+        "segm/AP",
+        "SOLVER.EARLY_STOPPING.PATIENCE",
+        "1",
+        "TEST.EVAL_PERIOD",
+        "1",
+    ]
+    _run("--config-file", CONFIG, *tiny, "SOLVER.MAX_ITER", "9", "SOLVER.BASE_LR", "1e-12", *stopping)
+    final = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    assert final["iteration"] == 1  # of weights that do not change, the second evaluation is no better
+    stopping = ["metric=segm/AP", "patience=1"]
+    words = lazy("YOLACT/yolact_resnet50.py") + [f"train.early_stopping.{word}" for word in stopping]
+    _run(*words, "train.eval_period=1", "train.max_iter=9", "optimizer.lr=1e-12", f"train.output_dir={tmp_path}/lazy")
+    assert torch.load(tmp_path / "lazy" / "model_final.pth", weights_only=True)["iteration"] == 1
+
+
 def test_test_time_augmentation(tiny, tmp_path):
     views = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)"]
     assert set(_run("--config-file", CONFIG, "--eval-only", *tiny, *views)) == {"bbox", "segm", "bbox_TTA", "segm_TTA"}

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pentamask.common import get_key
 from pentamask.config import add_pentamask_config
 from pentamask.engine.checks import BadInput
+from pentamask.engine.early_stopping import check_early_stopping
 from pentamask.plugin import declared, find_model_class
 
 # The least that a number, or each number of a list, may be.
@@ -75,6 +76,8 @@ def check_values(cfg: CfgNode) -> None:
             raise BadInput(f"{key} is {get_key(cfg, key)}: a score is between 0 and 1.")
     if list(cfg.SOLVER.STEPS) != sorted(cfg.SOLVER.STEPS):
         raise BadInput(f"SOLVER.STEPS is {cfg.SOLVER.STEPS}: give the iterations in rising order.")
+    stopping, keys = cfg.SOLVER.EARLY_STOPPING, ("SOLVER.EARLY_STOPPING", "TEST.EVAL_PERIOD")
+    check_early_stopping(keys, stopping.METRIC, cfg.TEST.EVAL_PERIOD, stopping.PATIENCE)
     for result in cfg.TEST.EXPECTED_RESULTS:
         if not isinstance(result, Sequence) or len(result) != 4:
             raise BadInput(f"TEST.EXPECTED_RESULTS has {result!r}, expected ['task', 'metric', value, tolerance].")
@@ -91,6 +94,9 @@ def check_lazy_values(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None:
             _check_minimum(key, value, least)
+    stopping = cfg.train.get("early_stopping", {"metric": "", "patience": 1})
+    keys = ("train.early_stopping", "train.eval_period")
+    check_early_stopping(keys, stopping["metric"], cfg.train.eval_period, stopping["patience"])
     check_device("train.device", cfg.train.device)
 
 

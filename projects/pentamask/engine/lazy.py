@@ -24,6 +24,8 @@ from pentamask.engine.checks import (
     did_you_mean,
 )
 from pentamask.engine.config_checks import building_errors
+from pentamask.engine.dry_run import Plan, dry_run
+from pentamask.engine.early_stopping import early_ending
 from pentamask.engine.ema import EMAHook
 from pentamask.engine.launch import distribute
 from pentamask.engine.load_config import check_overrides
@@ -58,9 +60,21 @@ def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
         ):
             raise BadInput(f"On the command line: non-existent key {key}.{did_you_mean(key, _keys(cfg))}")
     try:
-        return LazyConfig.apply_overrides(cfg, overrides)
+        given = LazyConfig.apply_overrides(copy.deepcopy(cfg), overrides)
+        if OmegaConf.select(given, "train.auto_scale", default=False):
+            _scale_to_batch(cfg, given.dataloader.train.total_batch_size)
+        return LazyConfig.apply_overrides(cfg, overrides)  # what they name is not scaled
     except Exception as error:  # Hydra's parser has many
         raise BadInput(f"On the command line: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _scale_to_batch(cfg: DictConfig, batch_size: int) -> None:
+    """As `load_config` does it; `lr_multiplier` counts in shares of `train.max_iter` already."""
+    scale = batch_size / cfg.dataloader.train.total_batch_size
+    cfg.dataloader.train.total_batch_size = batch_size
+    cfg.optimizer.lr *= scale
+    for node, key in ((cfg.train, "max_iter"), (cfg.train, "eval_period"), (cfg.train.checkpointer, "period")):
+        node[key] = round(node[key] / scale)
 
 
 _missing = object()
@@ -100,6 +114,12 @@ def rehearse_lazy(cfg: DictConfig, model: nn.Module) -> None:
         found = rehearse_evaluation(name, evaluator, loader, model)
         metrics += [f"{name}/{metric}" for metric in found] if len(sets) > 1 else found
     check_best_metric("train.checkpointer.best_metric", cfg.train.checkpointer.get("best_metric", ""), metrics)
+    check_best_metric("train.early_stopping.metric", _early_stopping(cfg)[0], metrics)
+
+
+def _early_stopping(cfg: DictConfig) -> tuple[str, int]:
+    node = cfg.train.get("early_stopping", {})
+    return node.get("metric", ""), node.get("patience", 1)
 
 
 def _wants_tta(cfg: DictConfig) -> bool:
@@ -135,13 +155,14 @@ def _test_sets(cfg: DictConfig) -> dict[str, DictConfig]:
     return parts
 
 
-def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
+def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool, try_only: bool = False) -> dict:
     """Train, or only evaluate, and return the results of the last evaluation.
 
     Args:
         cfg: with `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`, see configs/common/.
         resume: go on from the last checkpoint in `cfg.train.output_dir`.
         eval_only: do not train.
+        try_only: print what a training would do, see `dry_run`, and return nothing.
 
     Raises:
         BadInput: the data cannot be loaded, or has another number of classes than the model.
@@ -168,6 +189,12 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
     check_class_names(dataset_names(cfg, "train"), dataset_names(cfg, "test"), masks=lazy_mask_format(cfg, "test"))
     rehearse_lazy(cfg, model)
     rehearse_training(model, trainer.data_loader)
+    if try_only:
+        loaders = {name: _build_loader(part, "test") for name, part in _test_sets(cfg).items()}
+        train = cfg.train
+        batch_size = cfg.dataloader.train.total_batch_size
+        print(dry_run(trainer, loaders, Plan(train.max_iter, train.eval_period, train.checkpointer.period, batch_size)))
+        return {}
     ema = None
     if OmegaConf.select(cfg, "train.model_ema.enabled", default=False):
         ema = EMAHook(trainer.model, cfg.train.model_ema.decay, cfg.train.output_dir)
@@ -198,6 +225,7 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
             checkpointer,
             max_to_keep=cfg.train.checkpointer.get("max_to_keep", 0),
             best_metric=cfg.train.checkpointer.get("best_metric", ""),
+            early_stopping=_early_stopping(cfg),
             ema=ema,
             evaluate=evaluate,
         )
@@ -207,7 +235,8 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool) -> dict:
     start_iter = resume_or_load(trainer, checkpointer, cfg.train.init_checkpoint, resume=resume)
     report = LossReport(trainer.model)
     try:
-        trainer.train(start_iter, cfg.train.max_iter)
+        with early_ending():
+            trainer.train(start_iter, cfg.train.max_iter)
     except FloatingPointError as error:
         raise report.explain(error, trainer.iter, trainer.optimizer.param_groups[0]["lr"]) from error
     return results

@@ -6,6 +6,7 @@ import os
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import DefaultTrainer
 
 from pentamask import model_zoo
 from pentamask.config import add_pentamask_config, merge_yaml, translate_config
@@ -33,7 +34,8 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
 
     Args:
         config_file: an existing file, see `find_config_file`.
-        overrides: keys and values in turn.
+        overrides: keys and values in turn. With SOLVER.AUTO_SCALE True the file's learning rate and schedule are scaled
+            to their SOLVER.IMS_PER_BATCH.
 
     Raises:
         BadInput: an unknown key, a value of the wrong type, or a file that is not YAML, or asks for code to be run.
@@ -41,9 +43,17 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
     check_overrides(overrides)
     cfg = get_cfg()
     add_pentamask_config(cfg)
+
+    def merge_overrides() -> None:
+        given = cfg.clone()
+        given.merge_from_list(overrides)
+        if given.SOLVER.AUTO_SCALE:
+            _scale_to_batch(cfg, given.SOLVER.IMS_PER_BATCH)
+        cfg.merge_from_list(overrides)  # what it names is not scaled
+
     for source, merge in (
         (config_file, lambda: merge_yaml(cfg, config_file)),
-        ("the command line", lambda: cfg.merge_from_list(overrides)),
+        ("the command line", merge_overrides),
     ):
         try:
             merge()
@@ -56,6 +66,18 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
             raise BadInput(f"In {source}: {' '.join(message.split())}.{hint}") from error
     translate_config(cfg)
     return cfg
+
+
+def _scale_to_batch(cfg: CfgNode, batch_size: int) -> None:
+    """Fit the learning rate and the lengths in iterations to another SOLVER.IMS_PER_BATCH, in place.
+
+    The rule is that of Detectron2's SOLVER.REFERENCE_WORLD_SIZE, with the images of a batch in place of processes.
+    """
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = cfg.SOLVER.IMS_PER_BATCH
+    scaled = DefaultTrainer.auto_scale_workers(cfg, batch_size)
+    cfg.merge_from_other_cfg(scaled)
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = reference
 
 
 def check_overrides(overrides: list[str]) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from pentamask.checkpoint.files import read_checkpoint
 from pentamask.checkpoint.loader import BEST_PREFIX, PentamaskCheckpointer, written_at_once
 from pentamask.data.loader import ResumableLoader, seed_everything
+from pentamask.engine.early_stopping import EarlyStopping
 from pentamask.engine.ema import EMAHook
 
 _SMOOTHING_WINDOW = 20  # of Detectron2's writers, in iterations
@@ -82,6 +83,7 @@ def add_resume_hooks(
     *,
     max_to_keep: int,
     best_metric: str,
+    early_stopping: tuple[str, int],
     ema: EMAHook | None,
     evaluate: Callable[[], dict],
 ) -> list[HookBase]:
@@ -93,6 +95,7 @@ def add_resume_hooks(
         checkpointer: of the training.
         max_to_keep: newest checkpoints to keep; 0 keeps all.
         best_metric: metric whose best checkpoint is also kept, such as "segm/AP"; "" for none.
+        early_stopping: metric, "" for none, and patience, see `EarlyStopping`.
         ema: the average of the weights, if there is to be one.
         evaluate: what `EvalHook` calls.
     """
@@ -105,6 +108,8 @@ def add_resume_hooks(
         result.append(hook)
         if isinstance(hook, hooks.EvalHook) and best_metric and comm.is_main_process():
             result.append(BestCheckpointer(hook._period, checkpointer, best_metric, file_prefix=BEST_PREFIX))
+        if isinstance(hook, hooks.EvalHook) and early_stopping[0]:
+            result.append(EarlyStopping(hook._period, checkpointer, *early_stopping))
     return result
 
 

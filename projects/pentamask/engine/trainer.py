@@ -24,6 +24,7 @@ from pentamask.engine.checks import (
     dataset_errors,
     mask_format,
 )
+from pentamask.engine.early_stopping import early_ending
 from pentamask.engine.ema import EMAHook
 from pentamask.engine.launch import distribute
 from pentamask.engine.loss_report import LossReport
@@ -80,6 +81,7 @@ class Trainer(DefaultTrainer):
             self.checkpointer,
             max_to_keep=self.cfg.SOLVER.CHECKPOINT_KEEP,
             best_metric=self.cfg.SOLVER.BEST_METRIC,
+            early_stopping=(self.cfg.SOLVER.EARLY_STOPPING.METRIC, self.cfg.SOLVER.EARLY_STOPPING.PATIENCE),
             ema=self.ema,
             evaluate=lambda: self._evaluate(),
         )
@@ -99,6 +101,12 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """As Detectron2's; resumes exactly, from the newest checkpoint that is whole."""
         self.start_iter = resume_or_load(self, self.checkpointer, self.cfg.MODEL.WEIGHTS, resume=resume)
+
+    def train(self) -> dict | None:
+        """As Detectron2's; SOLVER.EARLY_STOPPING may end it before MAX_ITER."""
+        with early_ending():
+            return super().train()
+        return None
 
     def run_step(self) -> None:
         """One iteration.
@@ -169,6 +177,7 @@ class Trainer(DefaultTrainer):
             found = rehearse_evaluation(name, evaluator, loader, model)
             metrics += [f"{name}/{metric}" for metric in found] if len(cfg.DATASETS.TEST) > 1 else found
         check_best_metric("SOLVER.BEST_METRIC", cfg.SOLVER.BEST_METRIC, metrics)
+        check_best_metric("SOLVER.EARLY_STOPPING.METRIC", cfg.SOLVER.EARLY_STOPPING.METRIC, metrics)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:

@@ -42,7 +42,7 @@ def make_page() -> str:
     for release in releases.values():
         families.setdefault(release.config.split("/")[0], []).append(release)
     sections = [_INTRODUCTION, *(_make_section(name, rows) for name, rows in families.items())]
-    others = [name for name in list_models() if name not in releases and not name.startswith("shapes/")]
+    others = [name for name in list_models() if name not in releases and not name.startswith(("shapes/", "finetune/"))]
     return "\n".join([*sections, "## Configs without a released model\n", *(f"- `{name}`" for name in others), ""])
 
 

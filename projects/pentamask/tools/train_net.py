@@ -1,11 +1,12 @@
 """Train or evaluate a model: Detectron2's train_net.py, for YAML and LazyConfig files alike.
 
-python -m pentamask.tools.train_net --config-file FCOS/R_50_1x.yaml [--resume] [--eval-only] [KEY VALUE ...]
+python -m pentamask.tools.train_net --config-file FCOS/R_50_1x.yaml [--resume] [--eval-only] [--dry-run] [KEY VALUE ...]
 """
 
 import argparse
 import logging
 import os
+import tempfile
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, hooks
@@ -17,9 +18,10 @@ from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.common import import_extra
-from pentamask.engine.checks import check_class_names, check_config, check_weights, mask_format
+from pentamask.engine.checks import BadInput, check_class_names, check_config, check_weights, mask_format
 from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.config_checks import building_errors, check_lazy_values, check_values
+from pentamask.engine.dry_run import Plan, dry_run
 from pentamask.engine.launch import launch
 from pentamask.engine.lazy import load_lazy_config, run_lazy
 from pentamask.engine.load_config import available_device, find_config_file, load_config
@@ -76,6 +78,9 @@ def main(args: argparse.Namespace) -> dict:
     Raises:
         BadInput: the user's config, data or files cannot be used.
     """
+    if getattr(args, "dry_run", False):
+        dry_run_of(args)
+        return {}
     cfg, results = run(args)
     if cfg.train.get("report", False) if isinstance(cfg, DictConfig) else cfg.REPORT:
         _write_report(cfg, evaluated_given=args.eval_only and not args.resume)
@@ -95,24 +100,56 @@ def _write_report(cfg: CfgNode | DictConfig, *, evaluated_given: bool) -> None:
         logging.getLogger(__name__).info("The report is %s", path)
 
 
+def get_parser() -> argparse.ArgumentParser:
+    """Detectron2's flags, and ours."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--dry-run", action="store_true", help="train two iterations, then only say what would run, and how long"
+    )
+    return add_debug_flag(parser, "train_net")
+
+
+def dry_run_of(args: argparse.Namespace) -> None:
+    """`run` without a trace in the output folder: print what a training with these arguments would do.
+
+    Raises:
+        BadInput: as `main`; or the arguments ask for no new training.
+    """
+    if args.resume or args.eval_only:
+        raise BadInput("--dry-run tries a new training: leave out --resume and --eval-only.")
+    with tempfile.TemporaryDirectory() as folder:
+        lazy = args.config_file.endswith(".py")
+        args.opts = [*args.opts, *([f"train.output_dir={folder}"] if lazy else ["OUTPUT_DIR", folder])]
+        run(args)
+
+
 def run(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, dict]:
     """`main` without the report; also returns the config."""
     args.config_file = find_config_file(args.config_file)
     if args.config_file.endswith(".py"):
         lazy_cfg = setup_lazy(args)
-        return lazy_cfg, run_lazy(lazy_cfg, resume=args.resume, eval_only=args.eval_only)
+        try_only = getattr(args, "dry_run", False)
+        return lazy_cfg, run_lazy(lazy_cfg, resume=args.resume, eval_only=args.eval_only, try_only=try_only)
     cfg = setup(args)
-    return cfg, evaluate(cfg, resume=args.resume) if args.eval_only else train(cfg, resume=args.resume)
+    if args.eval_only:
+        return cfg, evaluate(cfg, resume=args.resume)
+    return cfg, train(cfg, resume=args.resume, try_only=getattr(args, "dry_run", False))
 
 
-def train(cfg: CfgNode, *, resume: bool) -> dict:
-    """Train and return the results of the last evaluation."""
+def train(cfg: CfgNode, *, resume: bool, try_only: bool = False) -> dict:
+    """Train and return the results of the last evaluation; with `try_only` only print what that would be."""
     with building_errors(cfg):
         trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     check_class_names(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, masks=mask_format(cfg, "test"))
     Trainer.rehearse_test(cfg, trainer.model)
     rehearse_training(trainer.model, trainer.data_loader)
+    if try_only:
+        loaders = {name: trainer.build_test_loader(cfg, name) for name in cfg.DATASETS.TEST}
+        cfg = trainer.cfg
+        plan = Plan(trainer.max_iter, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.IMS_PER_BATCH)
+        print(dry_run(trainer._trainer, loaders, plan))
+        return {}
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([hooks.EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
     trainer.train()
@@ -146,7 +183,7 @@ def run_process(args: argparse.Namespace) -> None:
 
 def cli() -> None:
     """The command line; errors end in one line on stderr and exit status 1."""
-    args = add_debug_flag(default_argument_parser(), "train_net").parse_args()
+    args = get_parser().parse_args()
     with reported_errors("train_net", debug=args.debug):
         launch(run_process, args)
 
