@@ -34,7 +34,7 @@ _FACTORS = {
     "rpn_head.objectness_logits": 10.0,
     "rpn_head.anchor_deltas": 10.0,
     "box_predictor.cls_score": 12.0,
-    "box_predictor.bbox_pred": 100.0,
+    "box_predictor.bbox_pred": 20.0,
     "mask_head.predictor": 100.0,
     "location_decoder.cls_branches.2": 10.0,
     "tail.linear": 8.0,

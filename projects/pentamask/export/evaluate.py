@@ -22,8 +22,8 @@ def evaluate_file(runner: Runner, dataset_name: str, output_folder: str) -> dict
     evaluators = DatasetEvaluators(_without_semantic(build_evaluator(dataset_name, output_folder)))
     evaluators.reset()
     for record in DatasetCatalog.get(dataset_name):
-        result = runner(read_record_picture(record, "RGB"))
-        evaluators.process([record], [as_predictions(result, (record["height"], record["width"]))])
+        pixels = read_record_picture(record, "RGB")
+        evaluators.process([record], [as_predictions(runner(pixels), pixels.shape[:2])])
     return evaluators.evaluate()
 
 

@@ -8,6 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from omegaconf import DictConfig
 from torch import nn
+from torch._dynamo.exc import UserError, UserErrorType
 from torch.export import Dim, ExportedProgram
 
 from pentamask.ops import plain_ops
@@ -84,7 +85,7 @@ def trace_program(module: Exportable, size: tuple[int, int] | None = None, *, po
         portable: compose pentamask's operators of PyTorch's own.
 
     Raises:
-        ValueError: `size` is smaller than the model takes.
+        ValueError: `size` is smaller than the model takes, or is needed.
     """
     least = module.inference.min_size
     if size is not None and min(size) < least:
@@ -94,4 +95,12 @@ def trace_program(module: Exportable, size: tuple[int, int] | None = None, *, po
     free = None if size else ({1: Dim("height", min=max(least, 2)), 2: Dim("width", min=max(least, 2))},)
     with torch.no_grad(), warnings.catch_warnings(), plain_ops() if portable else contextlib.nullcontext():
         warnings.simplefilter("ignore")  # of PyTorch's own code
-        return torch.export.export(module, (image,), dynamic_shapes=free, strict=False)
+        try:
+            return torch.export.export(module, (image,), dynamic_shapes=free, strict=False)
+        except UserError as error:
+            if error.error_type is not UserErrorType.CONSTRAINT_VIOLATION:
+                raise
+            raise ValueError(
+                "The model does different things for different heights and widths, as Swin with its windows does, and "
+                "cannot be exported for all of them: give --size H W."
+            ) from error
