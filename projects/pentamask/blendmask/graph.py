@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pentamask.fcos.decode import top_features
 from pentamask.fcos.graph import predict, select
@@ -14,7 +14,7 @@ class BlendMaskGraph(Graph):
 
     mask_kind = "roi"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.extra_outputs = ("sem_seg",) if model.panoptic_module is not None else ()
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from detectron2.modeling import PanopticFPN
-from torch import Tensor, nn
+from torch import Tensor
 
 from pentamask.fcos.graph import Selected, predict, select
 from pentamask.graph import Graph, combination, replace_batch_norms, rois_of
@@ -14,7 +14,7 @@ from .mask_head import select_masks
 class CenterMaskGraph(Graph):
     """Boxes, masks within them, their scores, and of the panoptic model the semantic logits."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__(model)
         if model.roi_heads.keypoint_on:
             raise ValueError("CenterMask with key points cannot be exported: set MODEL.KEYPOINT_ON False.")

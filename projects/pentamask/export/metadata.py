@@ -6,7 +6,6 @@ from detectron2.config import CfgNode, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from omegaconf import DictConfig
-from torch import nn
 
 from pentamask import __version__
 from pentamask.data.augmentation import OpenCVResizeShortestEdge
@@ -17,7 +16,7 @@ from .exportable import Exportable
 
 
 def describe(
-    model: nn.Module, module: Exportable, cfg: CfgNode | DictConfig, *, config_name: str, size: tuple[int, int] | None
+    model: Any, module: Exportable, cfg: CfgNode | DictConfig, *, config_name: str, size: tuple[int, int] | None
 ) -> dict[str, Any]:
     """The metadata of a file, see docs/deploy/README.md.
 

@@ -102,7 +102,7 @@ def _translate(program: ExportedProgram, opset: int, output_names: list[str]) ->
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)  # they report what they could not simplify
-    names = {"input_names": ["image"], "output_names": output_names}
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": output_names}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch's own code

@@ -23,6 +23,7 @@ class Graph(nn.Module):
         extra_outputs: names of the results that follow those that all models have.
     """
 
+    model: Any
     mask_kind: str | None = None
     extra_outputs: tuple[str, ...] = ()
 

@@ -1,5 +1,7 @@
 """Batch norm on a number of regions that is not known before."""
 
+from typing import Any
+
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
@@ -8,7 +10,11 @@ from torch import Tensor, nn
 class Affine(nn.Module):
     """A batch norm with fixed statistics as a factor and a term for each channel. PyTorch's asks for the batch size."""
 
-    def __init__(self, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, norm: Any) -> None:
+        """Args: norm: `BatchNorm2d` or `FrozenBatchNorm2d`."""
         super().__init__()
         with torch.no_grad():
             scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

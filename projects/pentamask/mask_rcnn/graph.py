@@ -24,7 +24,7 @@ class MaskRCNNGraph(Graph):
 
     mask_kind = "roi"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__(model)
         heads = model.roi_heads
         if type(model.proposal_generator) is not RPN:
@@ -91,7 +91,7 @@ class MaskRCNNGraph(Graph):
         return boxes[kept[: rpn.post_nms_topk[False]]]
 
     @staticmethod
-    def pool(pooler: nn.Module, names: list[str], features: dict[str, Tensor], boxes: Tensor, n: int) -> Tensor:
+    def pool(pooler: Any, names: list[str], features: dict[str, Tensor], boxes: Tensor, n: int) -> Tensor:
         """Features of boxes (R, 4), as Detectron2's `ROIPooler` pools them."""
         maps, rois = [features[name] for name in names], rois_of(boxes, n)
         if len(maps) == 1:

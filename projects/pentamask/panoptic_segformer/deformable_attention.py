@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,8 +93,8 @@ class MultiScaleDeformableAttention(nn.Module):
         locations, weights = self.samples(query, references, shapes)
         value = value.unflatten(2, (self.num_heads, -1))
         # The plain version is faster with sizes that are numbers.
-        levels = (shapes, starts) if has_compiled_ops(value.device.type) else (memory.shapes, None)
-        return self.output_proj(ms_deform_attn(value, *levels, locations, weights))
+        levels: Any = (shapes, starts) if has_compiled_ops(value.device.type) else (memory.shapes, None)
+        return self.output_proj(ms_deform_attn(value, levels[0], levels[1], locations, weights))
 
     def samples(self, query: Tensor, references: Tensor, shapes: Tensor) -> tuple[Tensor, Tensor]:
         """Where each query looks.

@@ -6,6 +6,7 @@ python -m pentamask.tools.export_model --config-file BlendMask/R_50_3x.yaml --ou
 
 import argparse
 import os
+from collections.abc import Iterator
 
 from detectron2.config import CfgNode, instantiate
 from detectron2.evaluation import print_csv_format
@@ -116,7 +117,7 @@ def _verify(model: nn.Module, args: argparse.Namespace, pictures: list[str]) -> 
 
     runner, module = Runner(args.output), Exportable(model, masks=args.masks, detections=args.detections)
 
-    def rows() -> list:
+    def rows() -> Iterator[tuple]:
         for path in pictures:
             image, _ = runner.preprocess(read_rgb(path))
             yield os.path.basename(path), image, compare(run_eagerly(module, image), runner.run(image))

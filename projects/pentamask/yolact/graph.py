@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pentamask.common import vector_of_sizes
 from pentamask.graph import Graph, class_wise_nms
@@ -20,7 +20,7 @@ class YOLACTGraph(Graph):
     mask_kind = "picture"
     min_size = 1  # the network itself stretches the picture
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.extra_outputs = ("mask_scores",) if model.mask_iou_net is not None else ()
 
