@@ -146,7 +146,37 @@ class Runner:
 
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The graph's outputs for its input (3, H', W')."""
-        return dict(zip(self._outputs, self.session.run(None, {"image": image})))
+        if not self.metadata.get("batch"):
+            return dict(zip(self._outputs, self.session.run(None, {"image": image})))
+        return self._run_batch([image])[0]
+
+    def _run_batch(self, images: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Of a file for batches the outputs for up to as many inputs as it takes, all of one size."""
+        filled = np.zeros((self.metadata["batch"], *images[0].shape), dtype=np.uint8)
+        filled[: len(images)] = images
+        outputs = self.session.run(None, {"image": filled})
+        return [{name: x[i] for name, x in zip(self._outputs, outputs)} for i in range(len(images))]
+
+    def batch(self, pictures: Sequence[str | Image.Image | np.ndarray]) -> list[Result]:
+        """The results for several pictures, in a file for batches (`--batch`) as many at a time as it takes.
+
+        Raises:
+            ValueError: the file takes one picture at a time, or the pictures' inputs differ in size.
+        """
+        size = self.metadata.get("batch")
+        if not size:
+            raise ValueError("This file takes one picture at a time: export it with --batch N --detections fixed.")
+        pixels = [read_rgb(picture) for picture in pictures]
+        inputs = [self.preprocess(x) for x in pixels]
+        if len({image.shape for image, _ in inputs}) > 1:
+            raise ValueError("The pictures of a batch must have one size: sort them, or export with --size H W.")
+        outputs: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(inputs), size):
+            outputs += self._run_batch([image for image, _ in inputs[start : start + size]])
+        return [
+            self.postprocess(found, image.shape[1:], used, x.shape[:2])
+            for found, (image, used), x in zip(outputs, inputs, pixels)
+        ]
 
     def postprocess(
         self, outputs: dict[str, np.ndarray], shape: Sequence[int], used: tuple[int, int], size: tuple[int, int]

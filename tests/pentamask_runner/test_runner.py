@@ -12,9 +12,11 @@ import torch
 from pentamask_runner import Runner
 from pentamask_runner.runner import open_session, resize_picture, target_size
 from PIL import Image
-from thin_models import THIN_MODELS, scenes
+from thin_models import THIN_MODELS, build_thin, scenes
 
 from pentamask.data.augmentation import OpenCVResizeShortestEdge, ResizeShortestEdge
+from pentamask.export import Exportable, export_onnx
+from pentamask.export.verify import compare, run_eagerly
 
 PROJECTS = Path(__file__).parents[2] / "projects"
 
@@ -93,3 +95,21 @@ def test_pictures_are_resized_as_by_the_loader(size, augmentation, interpolation
     expected = augmentation(80, 133, "choice").get_transform(picture).apply_image(picture)
     shape = target_size({"rule": "shortest_edge", "size": 80, "max_size": 133}, *size)
     np.testing.assert_array_equal(resize_picture(picture, *shape, interpolation), expected)
+
+
+def test_batches(tmp_path: Path) -> None:
+    """Three pictures, two at a time, each as alone."""
+    cfg, model = build_thin("BlendMask_R_50_thin")
+    path = str(tmp_path / "batch.onnx")
+    export_onnx(model, cfg, path, batch=2, detections="fixed")
+    runner, pictures = Runner(path, threads=1), [x[:, :128, :128].permute(1, 2, 0).numpy() for x in scenes(3)]
+    module = Exportable(model)
+    for picture, found in zip(pictures, runner.batch(pictures), strict=True):
+        image, _ = runner.preprocess(picture)
+        agreement = compare(run_eagerly(module, image), runner.run(image))
+        assert agreement.unmatched == 0 and agreement.boxes < 0.02, agreement
+        alone = runner(picture)
+        assert len(alone.scores) == len(found.scores) > 0
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-3)
+    with pytest.raises(ValueError, match="must have one size"):
+        runner.batch([pictures[0], pictures[1][:100, :, :]])

@@ -96,7 +96,10 @@ def test_fixed_size_and_detections(trained, picture: str, tmp_path: Path) -> Non
     ("words", "message"),
     [
         (["--output", "x.bin"], r"--output x.bin: end it in .onnx or .pt2, or give --format"),
-        (["--output", "x.pt2", "--half"], "--half, --opset, --verify, --sample-image and --run-eval are for ONNX"),
+        (
+            ["--output", "x.pt2", "--half"],
+            "--half, --opset, --batch, --verify, --sample-image and --run-eval are for",
+        ),
         (["--output", "x.onnx", "--verify", "none.jpg"], "--verify none.jpg: there is no such file"),
         (["--output", "x.onnx", "--size", "10", "200"], "--size 10 200: this model takes pictures of 17 x 17 and more"),
         (["--output", "x.onnx", "MODEL.PANOPTIC_FPN.COMBINE.ENABLE", "True"], "Non-existent"),

@@ -23,10 +23,12 @@ class Exportable(nn.Module):
 
     Attributes:
         inference: the plugin's graph, which describes the results. (Programs have a `graph` of their own.)
-        masks, detections: as given.
+        masks, detections, batch: as given.
     """
 
-    def __init__(self, model: nn.Module, *, masks: str = "roi", detections: str = "dynamic") -> None:
+    def __init__(
+        self, model: nn.Module, *, masks: str = "roi", detections: str = "dynamic", batch: int | None = None
+    ) -> None:
         """
         Args:
             model: of a class that declares a `graph`, see `pentamask.plugin.Plugin`.
@@ -34,6 +36,8 @@ class Exportable(nn.Module):
                 for (n, H, W) bool at the size of the input.
             detections: "dynamic", as many as there are; or "fixed" for as many as there can be, of which those that
                 do not exist have box 0, score 0, class -1 and mask 0.
+            batch: number N of pictures of one size that come together, whose "fixed" results have a dimension N more;
+                None for one picture.
 
         Raises:
             ValueError: the class declares none, the model has a part that cannot be exported, or an unknown option.
@@ -41,7 +45,9 @@ class Exportable(nn.Module):
         super().__init__()
         check_choice("--masks", masks, ("roi", "image"))
         check_choice("--detections", detections, ("dynamic", "fixed"))
-        self.masks, self.detections = masks, detections
+        if batch is not None and detections != "fixed":
+            raise ValueError("--batch needs --detections fixed: pictures differ in the number of their detections.")
+        self.masks, self.detections, self.batch = masks, detections, batch
         graph: type[Graph] | None = declared(type(model), "graph")
         if graph is None:
             raise ValueError(f"{type(model).__name__} cannot be exported: its class declares no `graph`.")
@@ -51,18 +57,26 @@ class Exportable(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """
         Args:
-            image: (3, H, W) of values 0-255, uint8 or floating point, channels in the order of INPUT.FORMAT.
+            image: (3, H, W), of a batch (N, 3, H, W), of values 0-255, uint8 or floating point, channels in the order
+                of INPUT.FORMAT.
 
         Returns:
             boxes (n, 4), scores (n,), classes (n,), masks and more, see `Graph.detect`; `output_names` names them.
         """
-        (results,) = self.inference(image[None])
+        size = image.shape[-2], image.shape[-1]
+        pictures = [self._finished(x, size) for x in self.inference(image if self.batch else image[None])]
+        if self.batch is None:
+            return tuple(pictures[0].values())
+        return tuple(torch.stack([results[name] for results in pictures]) for name in self.output_names)
+
+    def _finished(self, results: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """The graph's results for a picture with its masks and number as the options want them."""
         if self.masks == "image" and "masks" in results:
             paste = paste_masks if self.inference.mask_kind == "roi" else resize_masks
-            results["masks"] = paste(results["masks"], results["boxes"], image.shape[-2], image.shape[-1])
+            results["masks"] = paste(results["masks"], results["boxes"], *size)
         if self.detections == "fixed":
             results = {name: x if name == "sem_seg" else self._fill_up(name, x) for name, x in results.items()}
-        return tuple(results.values())
+        return results
 
     @property
     def output_names(self) -> list[str]:

@@ -51,6 +51,7 @@ def describe(
         "thing_dataset_ids": [dataset_id for dataset_id, _ in sorted(ids.items(), key=lambda item: item[1])],
         "mask_kind": module.mask_kind,
         "detections": module.detections,
+        "batch": module.batch,
         "max_detections": module.inference.max_detections,
         **module.inference.description(),
     }

@@ -44,6 +44,7 @@ def export_onnx(
     *,
     masks: str = "roi",
     detections: str = "dynamic",
+    batch: int | None = None,
     size: tuple[int, int] | None = None,
     opset: int | None = None,
     half: bool = False,
@@ -57,7 +58,7 @@ def export_onnx(
         model: with its weights; it stays as it is.
         cfg: its config.
         path: of the file to write.
-        masks, detections: see `Exportable`.
+        masks, detections, batch: see `Exportable`.
         size: (height, width) of the only pictures that the file takes; None for any.
         opset: of ONNX; None for the lowest that the model can do with, 18, or 19 with deformable convolution.
         half: weights and most of the computation in float16, see `to_half`.
@@ -70,7 +71,7 @@ def export_onnx(
     check_packages("onnx", "onnxscript")
     import onnx
 
-    module = Exportable(model, masks=masks, detections=detections)
+    module = Exportable(model, masks=masks, detections=detections, batch=batch)
     metadata = describe(model, module, cfg, config_name=config_name, size=size)
     program = trace_program(module, size)
     proto = _translate(program, _choose_opset(program, opset), module.output_names)

@@ -91,8 +91,10 @@ def trace_program(module: Exportable, size: tuple[int, int] | None = None, *, po
     if size is not None and min(size) < least:
         raise ValueError(f"--size {size[0]} {size[1]}: this model takes pictures of {least} x {least} and more.")
     shape = size or tuple(max(side, least + side % 32) for side in _SAMPLE_SIZE)
-    image = torch.zeros((3, *shape), dtype=torch.uint8, device=next(module.parameters()).device)
-    free = None if size else ({1: Dim("height", min=max(least, 2)), 2: Dim("width", min=max(least, 2))},)
+    shape = (3, *shape) if module.batch is None else (module.batch, 3, *shape)
+    image = torch.zeros(shape, dtype=torch.uint8, device=next(module.parameters()).device)
+    dims = {image.dim() - 2: Dim("height", min=max(least, 2)), image.dim() - 1: Dim("width", min=max(least, 2))}
+    free = None if size else (dims,)
     with torch.no_grad(), warnings.catch_warnings(), plain_ops() if portable else contextlib.nullcontext():
         warnings.simplefilter("ignore")  # of PyTorch's own code
         try:

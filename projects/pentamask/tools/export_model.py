@@ -42,6 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--portable", action="store_true", help=".pt2: load without pentamask, and more slowly")
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="take pictures of this size only")
     parser.add_argument("--detections", choices=["dynamic", "fixed"], default="dynamic", help="how many are returned")
+    parser.add_argument("--batch", type=int, metavar="N", help="take N pictures at a time, with --detections fixed")
     parser.add_argument("--masks", choices=["roi", "image"], default="roi", help="image: at the size of the input")
     parser.add_argument("--opset", type=int, help="of ONNX; by default the lowest that the model can do with")
     parser.add_argument("--half", action="store_true", help="ONNX: weights and most of the computation in float16")
@@ -69,8 +70,8 @@ def main(args: argparse.Namespace) -> None:
     form = args.format or _FORMATS.get(ending)
     if form is None:
         raise BadInput(f"--output {args.output}: end it in .onnx or .pt2, or give --format.")
-    if form != "onnx" and (args.half or args.opset or args.verify or args.sample_image or args.run_eval):
-        raise BadInput("--half, --opset, --verify, --sample-image and --run-eval are for ONNX files.")
+    if form != "onnx" and (args.half or args.opset or args.batch or args.verify or args.sample_image or args.run_eval):
+        raise BadInput("--half, --opset, --batch, --verify, --sample-image and --run-eval are for ONNX files.")
     if form == "onnx":
         check_packages("onnx", "onnxscript", *(["onnxruntime"] if args.verify or args.run_eval else []))
     pictures = find_images([*args.verify, *([args.sample_image] if args.sample_image else [])], "--verify")
@@ -83,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
     elif form == "aot_inductor":
         export_aot(model, cfg, args.output, **options)
     else:
-        export_onnx(model, cfg, args.output, opset=args.opset, half=args.half, **options)
+        export_onnx(model, cfg, args.output, opset=args.opset, half=args.half, batch=args.batch, **options)
     if pictures and not _verify(model, args, pictures):
         raise BadInput("The file does not find what the model finds, see the table.")
     if args.run_eval:
