@@ -27,11 +27,10 @@ from pentamask.explanation import (
 _WIDTH = 11.0  # inches of a figure, if its pictures get neither smaller nor larger than this
 _SMALLEST, _LARGEST = 2.2, 3.5
 _DPI = 100
-_COLUMNS = 5
-_MAX_MAPS = 36
-_MAX_TERMS = 8
-_MAX_BOXES = 100
-_MAX_MASKS = 19
+_COLUMNS = 5  # pictures in a row
+_SHOWN_PIXELS = 480  # of a picture's longer side, about; large ones would only take time
+# How much of a part is drawn.
+_MAX_MAPS, _MAX_TERMS, _MAX_BOXES, _MAX_MASKS = 36, 8, 100, 19
 _COLORS = colormap(rgb=True, maximum=1)
 
 
@@ -90,7 +89,8 @@ def _show_image(ax: Axes, image: np.ndarray, *, grey: bool = False) -> None:
     height, width = image.shape[:2]
     if grey:
         image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) / 255 * 0.6 + 0.4
-    ax.imshow(image, extent=(0, width, height, 0))
+    step = max(1, max(height, width) // _SHOWN_PIXELS)
+    ax.imshow(image[::step, ::step], extent=(0, width, height, 0))
 
 
 def _show_map(
@@ -131,7 +131,7 @@ def _captions(instances: Instances, metadata: Metadata) -> list[str]:
 
 
 def _title(ax: Axes, text: str) -> None:
-    ax.set_title(text, fontsize=7, pad=2)
+    ax.set_title(text, fontsize=7, pad=2, parse_math=False)  # a class may be called $
 
 
 def _draw_maps(image: np.ndarray, part: Maps, metadata: Metadata) -> Iterator[Figure]:
