@@ -1,6 +1,7 @@
 """The package's folders import downwards only; imports are read from the sources, those inside functions too."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,12 @@ def test_ops_need_torch_only(path: Path) -> None:
 )
 def test_rules(importer: str, name: str, allowed: bool) -> None:
     assert is_allowed(importer, name) == allowed
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "pentamask_runner").glob("*.py")), ids=lambda path: path.name)
+def test_the_runner_needs_neither_pytorch_nor_pentamask(path: Path) -> None:
+    modules = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    absolute = [node for node in modules if not (isinstance(node, ast.ImportFrom) and node.level)]
+    names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in absolute]
+    others = {name.split(".")[0] for name in names if name} - set(sys.stdlib_module_names)
+    assert others <= {"numpy", "PIL", "onnxruntime", "cv2"}

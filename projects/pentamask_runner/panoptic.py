@@ -61,7 +61,9 @@ def merge(
         options: "rule", thresholds as in `MODEL.PANOPTIC_SEGFORMER.MERGE`, "num_things", "category_ids" of the labels.
     """
     size = maps[0].shape
-    ids, infos, stuff, num_things = np.zeros(size, dtype=np.int32), [], {}, 0
+    ids, num_things = np.zeros(size, dtype=np.int32), 0
+    infos: list[dict] = []
+    stuff: dict[int, dict] = {}
     for i, pixels, score in _RULES[options["rule"]](maps, class_scores, scores, labels, options):
         label, area = int(labels[i]), int(pixels.sum())
         if label in stuff:

@@ -42,8 +42,8 @@ class Result:
 
     def select(self, index: np.ndarray) -> "Result":
         """The instances of a mask or index."""
-        fields = (self.boxes, self.scores, self.classes, self.masks, self.mask_scores)
-        return Result(*(None if field is None else field[index] for field in fields), self.panoptic)
+        masks, mask_scores = (None if x is None else x[index] for x in (self.masks, self.mask_scores))
+        return Result(self.boxes[index], self.scores[index], self.classes[index], masks, mask_scores, self.panoptic)
 
 
 def open_session(path: str, provider: str = "cpu", threads: int = 0) -> onnxruntime.InferenceSession:
@@ -136,7 +136,7 @@ class Runner:
             )
         if self.metadata["image_format"] == "BGR":
             pixels = pixels[:, :, ::-1]
-        pixels = resize_picture(pixels, *used, rule["interpolation"])
+        pixels = resize_picture(pixels, used[0], used[1], rule["interpolation"])
         if fixed and used != tuple(fixed):  # what the model itself pads with is the mean colour, too
             framed = np.empty((*fixed, 3), dtype=np.uint8)
             framed[:] = np.round(self.metadata["pixel_mean"])
@@ -194,7 +194,7 @@ class Runner:
         if "merge" in self.metadata:
             return self._from_queries(outputs, boxes, shape, used, size)
         result = Result(boxes, outputs["scores"], outputs["classes"], None, outputs.get("mask_scores"))
-        kept = ((boxes[:, 2:] > boxes[:, :2]).all(axis=1)).nonzero()[0]
+        kept = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
         if self.confidence_threshold is not None:
             kept = kept[result.scores[kept] >= self.confidence_threshold]
         result = result.select(kept)
