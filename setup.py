@@ -30,7 +30,24 @@ EXTRAS = {
     "docs": ["mkdocs", "mkdocstrings[python]"],
 }
 # Of pentamask.tools, each also a command `pentamask-NAME`.
-COMMANDS = ("check_data", "demo", "explain", "replay_batch", "report", "train_net", "web_demo")
+COMMANDS = (
+    "analyze_model",
+    "benchmark",
+    "check_data",
+    "collect_env",
+    "config",
+    "convert_weights",
+    "demo",
+    "explain",
+    "export_model",
+    "list_models",
+    "replay_batch",
+    "report",
+    "run_onnx",
+    "train_net",
+    "visualize_data",
+    "web_demo",
+)
 
 
 def asked(*names: str) -> bool:

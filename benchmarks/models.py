@@ -11,10 +11,7 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pentamask import model_zoo, optimize_for_inference
 from pentamask.data.shape_scenes import draw_scene
+from pentamask.engine.stages import STAGES, clock, stage_times
 from pentamask.optimize import compile_dense_parts
 
 MODELS = {
@@ -40,23 +38,6 @@ MODELS = {
 }
 VARIANTS = ("plain", "optimised", "compiled", "half", "onnxruntime", "openvino")
 CPU_VARIANTS, CUDA_VARIANTS = ("plain", "optimised"), ("plain", "optimised", "half", "compiled")
-# A module's calls count for the first stage that its name begins with.
-STAGES = {
-    "backbone.bottom_up": "backbone",
-    "backbone.fpn": "neck",
-    "backbone": "neck",
-    "encoder": "neck",
-    "proposal_generator": "head, boxes",
-    "prediction_head": "head, boxes",
-    "location_decoder": "head, boxes",
-    "roi_heads": "masks",
-    "basis_module": "masks",
-    "blender": "masks",
-    "proto_net": "masks",
-    "mask_iou_net": "masks",
-    "thing_mask_decoder": "masks",
-    "stuff_mask_decoder": "masks",
-}
 
 
 def picture(path: str | None, size: tuple[int, int]) -> torch.Tensor:
@@ -89,46 +70,6 @@ def build(config: str, inputs: list[dict], device: str) -> nn.Module:
             if name.endswith("cls_logits"):
                 module.bias.data.fill_(-4.5)
     return model
-
-
-@contextmanager
-def stage_times(model: nn.Module, device: str) -> Iterator[dict[str, float]]:
-    """Seconds of each stage of the calls within; "rest" is what no module does: NMS, pasting, merging."""
-    seconds: dict[str, float] = defaultdict(float)
-    handles, running = [], []
-
-    def begin(stage: str) -> Callable:
-        def hook(*_: object) -> None:
-            now = clock(device)
-            if running:  # a stage within a stage takes its time from the outer one
-                seconds[running[-1][0]] += now - running[-1][1]
-            running.append((stage, now))
-
-        return hook
-
-    def end(*_: object) -> None:
-        now = clock(device)
-        stage, start = running.pop()
-        seconds[stage] += now - start
-        if running:
-            running[-1] = (running[-1][0], now)
-
-    modules = dict(model.named_modules())
-    for name, stage in {"": "rest", **STAGES}.items():
-        if name in modules:
-            handles.append(modules[name].register_forward_pre_hook(begin(stage)))
-            handles.append(modules[name].register_forward_hook(end))
-    try:
-        yield seconds
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def clock(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def matrix_rate(device: str) -> float:
@@ -231,7 +172,7 @@ def measure(name: str, args: argparse.Namespace, rate: float) -> dict:
         stages = {}
         for variant in ("plain", "optimised"):
             module = model if variant == "plain" else optimize_for_inference(model, inputs)
-            with stage_times(module, args.device) as seconds:
+            with stage_times(module) as seconds:
                 for _ in range(args.rounds):
                     module(inputs)
             stages[variant] = {stage: value / args.rounds for stage, value in seconds.items()}
@@ -259,7 +200,7 @@ def print_table(results: dict[str, dict], variants: list[str]) -> None:
         cells = [f"{1000 * row['seconds']['plain']:.0f}", *("-" if x is None else f"{x:.2f}" for x in ratios)]
         cells += [f"{row['multiply_adds'] / 1e9:.0f}", f"{1000 * row['roofline_seconds']:.0f}"]
         print(f"| {name} | {' | '.join(cells)} | {row['optimised_against_plain']} |")
-    stages = ["backbone", "neck", "head, boxes", "masks", "rest"]
+    stages = STAGES
     print(f"\n| model, ms plain / optimised | {' | '.join(stages)} |\n| --- |" + " ---: |" * len(stages))
     for name, row in results.items():
         plain, optimised = (row["stages"][v] for v in ("plain", "optimised"))

@@ -101,6 +101,8 @@ class Plugin:
         score_thresholds: config keys below which predictions are dropped; with all at 0 every model predicts something.
         dense_parts: modules, by their names, that give the same operations for every picture, which MODEL.COMPILE
             compiles.
+        stages: the names of the modules that begin a stage of inference, with that of the stage (see
+            `pentamask.engine.stages`), beyond those of Detectron2's models.
         releases: what the model zoo lists.
         authors_names: the config keys, and their values, by which files of the authors name this model; where they
             all hold, the tools build the registered class.
@@ -114,6 +116,7 @@ class Plugin:
     class_counts: tuple[ClassCount, ...] = ()
     score_thresholds: tuple[str, ...] = ()
     dense_parts: tuple[str, ...] = ("backbone",)
+    stages: Mapping[str, str] = {}
     releases: tuple[Release, ...] = ()
     authors_names: Mapping[str, str] = {}
     explain: "Callable[..., list[Explanation]] | None" = None

@@ -1,5 +1,7 @@
 """BlendMask: FCOS boxes with attention, full-image bases, and their blend."""
 
+from collections.abc import Mapping
+
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
@@ -46,6 +48,7 @@ class BlendMask(OneStageDetector):
         ),
     )
     dense_parts = ("backbone", "proposal_generator.fcos_head", "basis_module")
+    stages: Mapping[str, str] = {"basis_module": "masks", "blender": "masks", "top_layer": "heads"}
     releases: tuple[Release, ...] = RELEASES
     explain = explain
     graph: type[Graph] = BlendMaskGraph

@@ -1,5 +1,6 @@
 """CenterMask: FCOS boxes, then the mask branch; and its panoptic form."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -92,6 +93,7 @@ class CenterMask(GeneralizedRCNN):
     )
     score_thresholds = ("MODEL.FCOS.INFERENCE_TH_TEST",)
     dense_parts = ("backbone", "proposal_generator.fcos_head")
+    stages: Mapping[str, str] = {"roi_heads": "masks"}
     releases: tuple[Release, ...] = RELEASES
     authors_names = _authors_names("GeneralizedRCNN")
     explain = explain

@@ -167,13 +167,14 @@ def _own_values(cfg: CfgNode) -> dict[str, Any]:
     """The values, by their keys, that differ from the defaults."""
     defaults = get_cfg()
     add_pentamask_config(defaults)
-    return dict(_differences(cfg, defaults, ""))
+    return dict(differences(cfg, defaults))
 
 
-def _differences(cfg: CfgNode, defaults: CfgNode, prefix: str) -> Iterator[tuple[str, Any]]:
+def differences(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys, after `prefix`, and values of `cfg` that `defaults` has not, or with another value."""
     for key, value in cfg.items():
         default = defaults.get(key)
         if isinstance(value, CfgNode) and isinstance(default, CfgNode):
-            yield from _differences(value, default, f"{prefix}{key}.")
+            yield from differences(value, default, f"{prefix}{key}.")
         elif value != default:
             yield prefix + key, value

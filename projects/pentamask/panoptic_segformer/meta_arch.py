@@ -1,6 +1,6 @@
 """Panoptic SegFormer: thing and stuff queries whose attention to the image becomes their masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -66,6 +66,12 @@ class PanopticSegFormer(nn.Module):
         "MODEL.PANOPTIC_SEGFORMER.MERGE.QUALITY_THRESH_STUFF",
     )
     dense_parts = ("backbone", "encoder", "location_decoder")
+    stages: Mapping[str, str] = {
+        "encoder": "neck",
+        "location_decoder": "heads",
+        "thing_mask_decoder": "masks",
+        "stuff_mask_decoder": "masks",
+    }
     releases = RELEASES
     explain = explain
     graph = PanopticSegFormerGraph

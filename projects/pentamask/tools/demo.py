@@ -119,20 +119,27 @@ def _draw_ground_truth(predictor: Predictor, dataset: str, output: str) -> None:
 
 def build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
     """The model that a tool's --config-file, --opts and --confidence-threshold name, and its dataset's metadata."""
-    config_file = find_config_file(args.config_file)
+    return load_predictor(args.config_file, args.opts, args.confidence_threshold)
+
+
+def load_predictor(
+    config_file: str, overrides: list[str], confidence_threshold: float = 0.0
+) -> tuple[Predictor, Metadata]:
+    """The model of a config file or a name in the model zoo, and its dataset's metadata."""
+    config_file = find_config_file(config_file)
     if config_file.endswith(".py"):
-        cfg = load_lazy_config(config_file, args.opts)
+        cfg = load_lazy_config(config_file, overrides)
         check_weights("train.init_checkpoint", cfg.train.init_checkpoint)
         cfg.train.device = available_device(cfg.train.device)
         names = cfg.dataloader.test.dataset.names
     else:
-        cfg = load_config(config_file, args.opts)
+        cfg = load_config(config_file, overrides)
         check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)
         cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
         cfg.freeze()
         names = cfg.DATASETS.TEST or "__unused"
     metadata = with_class_names(find_metadata(names if isinstance(names, str) else names[0]))
-    return Predictor(cfg, args.confidence_threshold), metadata
+    return Predictor(cfg, confidence_threshold), metadata
 
 
 def find_images(patterns: list[str], flag: str = "--input") -> list[str]:

@@ -2,16 +2,20 @@
 
     python -m pentamask.tools.list_models > MODEL_ZOO.md      # the whole page
     python -m pentamask.tools.list_models README.md ...       # the tables in these files, in place
+    python -m pentamask.tools.list_models --filter lite       # names with that text, and what was published for them
 
 A table in a file stands between the lines TABLE_BEGIN and TABLE_END and lists the configs that its rows name.
 """
 
+import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pentamask.engine.command_line import reported_errors
+from tabulate import tabulate
+
+from pentamask.engine.checks import BadInput, did_you_mean
+from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.model_zoo import list_models, list_releases
 from pentamask.plugin import Release
 
@@ -84,9 +88,37 @@ def fill_tables(text: str) -> str:
     return re.sub(f"{re.escape(TABLE_BEGIN)}\n(.*?){re.escape(TABLE_END)}", fill, text, flags=re.DOTALL)
 
 
-if __name__ == "__main__":
-    with reported_errors("list_models"):
-        for path in map(Path, sys.argv[1:]):
+def find(pattern: str) -> str:
+    """The names of configs that hold a text, each with what was published for it, as a table.
+
+    Raises:
+        BadInput: there is none.
+    """
+    names = [name for name in list_models() if pattern.lower() in name.lower()]
+    if not names:
+        raise BadInput(f"--filter {pattern}: no config has that in its name.{did_you_mean(pattern, list_models())}")
+    releases = list_releases()
+    rows = [
+        [name, *(releases[name].metrics.get(m) if name in releases else None for m in _METRICS.values())]
+        for name in names
+    ]
+    return tabulate(rows, ["config", *_METRICS], tablefmt="github", floatfmt=".1f")
+
+
+def cli() -> None:
+    """The command line; errors end in one line on stderr and exit status 1."""
+    parser = argparse.ArgumentParser(description="List the configs and the released models.")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="pages whose tables are written anew, in place")
+    parser.add_argument("--filter", metavar="TEXT", help="only names with this text, and what was published for them")
+    args = add_debug_flag(parser, "list_models").parse_args()
+    with reported_errors("list_models", debug=args.debug):
+        for path in map(Path, args.files):
             path.write_text(fill_tables(path.read_text()))
-        if len(sys.argv) == 1:
+        if args.filter is not None:
+            print(find(args.filter))
+        elif not args.files:
             print(make_page(), end="")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,6 +1,7 @@
 """YOLACT: prototypes for the image, coefficients for each instance, and their linear combination."""
 
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -57,6 +58,7 @@ class YOLACT(nn.Module):
     class_counts = (ClassCount("thing_classes", "MODEL.YOLACT.NUM_CLASSES", lazy_keys=("num_classes",)),)
     score_thresholds = ("MODEL.YOLACT.SCORE_THRESH_TEST",)
     dense_parts = ("backbone", "proto_net", "prediction_head")
+    stages: Mapping[str, str] = {"prediction_head": "heads", "proto_net": "masks", "mask_iou_net": "masks"}
     releases = RELEASES
     explain = explain
     graph = YOLACTGraph

@@ -1,0 +1,56 @@
+"""The config tool shows, explains and compares, and finds keys that nothing reads."""
+
+import pytest
+from thin_models import THIN_MODELS
+
+from pentamask.engine.checks import BadInput
+from pentamask.tools import collect_env, config, list_models
+
+
+def said(*words: str) -> str:
+    return config.main(config.get_parser().parse_args(list(words)))
+
+
+def test_show():
+    assert "NUM_CLASSES: 3" in said("show", "BlendMask/R_50_1x.yaml", "MODEL.FCOS.NUM_CLASSES", "3")
+    assert "max_iter: 7" in said("show", "BlendMask/R_50_1x.py", "train.max_iter=7")
+
+
+def test_key():
+    lines = said("key", "SOLVER.BEST_METRIC").splitlines()
+    assert lines[-1] == "SOLVER.BEST_METRIC: ''" and "Newest checkpoints to keep" in lines[0]
+    assert "# Half side of the centre region, in strides." in said("key", "MODEL.FCOS.POS_RADIUS")
+    assert said("key", "MODEL.PIXEL_STD").startswith("# When using pre-trained models in Detectron1")  # Detectron2's
+    assert len(said("key", "SOLVER.EARLY_STOPPING").splitlines()) >= 2
+    with pytest.raises(BadInput, match="no key SOLVER.BEST_METRICS. Did you mean SOLVER.BEST_METRIC"):
+        said("key", "SOLVER.BEST_METRICS")
+
+
+def test_diff():
+    lines = said("diff", "BlendMask/R_50_1x.yaml", "BlendMask/R_50_3x.yaml").splitlines()
+    assert lines == ["SOLVER.MAX_ITER: 90000 -> 270000", "SOLVER.STEPS: (60000, 80000) -> (210000, 250000)"]
+    assert said("diff", "BlendMask/R_50_1x.py", "BlendMask/R_50_1x.py") == "No key differs."
+    with pytest.raises(BadInput, match="no keys in common"):
+        said("diff", "BlendMask/R_50_1x.py", "BlendMask/R_50_1x.yaml")
+
+
+@pytest.mark.parametrize("name", THIN_MODELS)
+def test_unread(name):
+    words = ["unread", f"shapes/{name}.yaml"]
+    other = "MODEL.RETINANET.NUM_CONVS"
+    assert f"{other}: 5" in said(*words, other, "5").splitlines()
+    assert "MODEL.RESNETS" not in said(*words)
+    with pytest.raises(BadInput, match="no unread keys"):
+        said("unread", "BlendMask/R_50_1x.py")
+
+
+def test_list_models_filter():
+    lines = list_models.find("yolact/yolact_b").splitlines()
+    assert len(lines) == 3 and lines[2].replace(" ", "").split("|")[1:4] == ["YOLACT/yolact_base.yaml", "32.3", "29.8"]
+    with pytest.raises(BadInput, match="--filter nothing"):
+        list_models.find("nothing")
+
+
+def test_collect_env():
+    text = collect_env.describe()
+    assert "BlendMask" in text and "ms_deform_attn" in text and "instruction set" in text
