@@ -189,6 +189,15 @@ def test_lazy_configs(images, lazy, tmp_path, name):
         demo.main(demo.get_parser().parse_args([*flags, *common, "train.init_checkpoint=no.pth"]))
 
 
+def test_tiles(images, tiny, tmp_path):
+    target = tmp_path / "tiled.png"
+    tiles = ["--tile", "64", "--overlap", "0.3", "--save-json", str(tmp_path / "found.json")]
+    _run("--input", os.path.join(images, "000001.jpg"), "--output", str(target), *tiles, "--opts", *tiny)
+    assert target.is_file() and json.loads((tmp_path / "found.json").read_text())
+    with pytest.raises(BadInput, match="Tiles of 64 pixels with an overlap of 1.0"):
+        _run("--input", images, "--output", str(tmp_path / "x"), "--tile", "64", "--overlap", "1", "--opts", *tiny)
+
+
 def test_video_keeps_its_size_and_number_of_frames(images, tiny, tmp_path):
     source = str(tmp_path / "clip.mp4")
     frames = [cv2.resize(cv2.imread(path), (96, 64)) for path in sorted(glob.glob(images + "/*.jpg"))[:3]]
@@ -201,6 +210,13 @@ def test_video_keeps_its_size_and_number_of_frames(images, tiny, tmp_path):
     video = cv2.VideoCapture(target)
     assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (96, 64)
     assert (video.get(cv2.CAP_PROP_FRAME_COUNT), round(video.get(cv2.CAP_PROP_FPS))) == (3, 10)
+    with pytest.raises(BadInput, match=r"--batch-size 0: give 1 or more"):
+        _run("--video-input", source, "--output", str(tmp_path / "b.mp4"), "--batch-size", "0", "--opts", *tiny)
+    file = tmp_path / "tracks.json"
+    batches = ["--batch-size", "2", "--save-json", str(file)]
+    _run("--video-input", source, "--output", str(tmp_path / "again.mp4"), *batches, "--opts", *tiny)
+    results = json.loads(file.read_text())
+    assert {result["image_id"] for result in results} == {0, 1, 2} and all("track_id" in result for result in results)
     with pytest.raises(BadInput, match=r"out.mp4 exists already"):
         _run("--video-input", source, "--output", target, "--opts", *tiny)
 

@@ -16,6 +16,7 @@ from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.data.pictures import convert_bgr
 from pentamask.engine.checks import BadInput
+from pentamask.engine.tiles import predict_tiles
 from pentamask.explanation import Explanation
 from pentamask.inputs import check_picture, register_input_check
 from pentamask.optimize import compile_dense_parts, optimize_for_inference
@@ -29,11 +30,24 @@ class Predictor:
     makes them of; config keys such as MODEL.FCOS.INFERENCE_TH_TEST compare other numbers and stay as they are.
     """
 
-    def __init__(self, cfg: CfgNode | DictConfig, confidence_threshold: float = 0.0) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode | DictConfig,
+        confidence_threshold: float = 0.0,
+        *,
+        tile: int | None = None,
+        overlap: float = 0.25,
+    ) -> None:
         """
         Args:
             cfg: the whole config; MODEL.WEIGHTS or train.init_checkpoint is loaded.
             confidence_threshold: instances and panoptic things with a lower score are left out.
+            tile: find the instances of a larger picture in tiles of this side in pixels, see `predict_tiles`; None sees
+                it as a whole.
+            overlap: of neighbouring tiles, as a share of `tile`.
+
+        Raises:
+            BadInput: tile or overlap are out of range.
         """
         self.model, self.mapper, weights, options = _build(cfg)
         self.model.eval()
@@ -43,24 +57,42 @@ class Predictor:
             optimize_for_inference(self.model, in_place=True)
         if options.compile:
             compile_dense_parts(self.model)
+        if tile is not None and not (tile >= 1 and 0 <= overlap < 1):
+            raise BadInput(
+                f"Tiles of {tile} pixels with an overlap of {overlap}: give 1 or more, and from 0 to below 1."
+            )
+        self.tile, self.overlap = tile, overlap
         self.confidence_threshold = confidence_threshold
         if hasattr(self.model, "combine_instances_score_thresh"):
             # Applied when a panoptic map is put together; afterwards a lower threshold could bring nothing back.
             self.model.combine_instances_score_thresh = confidence_threshold  # type: ignore[assignment]
 
-    @torch.inference_mode()
     def __call__(self, original_image: np.ndarray) -> dict:
         """
         Args:
             original_image: (H, W, 3) uint8, BGR.
 
         Returns:
-            The model's output for this image, in Detectron2's format, above the threshold.
+            The model's output for this image, in Detectron2's format, above the threshold; with tiles "instances" only.
 
         Raises:
             ValueError: it is something else than such a picture.
+            BadInput: tiles are asked for, and the model finds no instances.
         """
-        (predictions,) = self.model([self.make_input(original_image)])
+        if self.tile is None:
+            return self.predict_batch([original_image])[0]
+        check_picture(original_image)
+        instances = predict_tiles(lambda tile: self.predict_batch([tile])[0], original_image, self.tile, self.overlap)
+        return {"instances": instances}
+
+    @torch.inference_mode()
+    def predict_batch(self, original_images: list[np.ndarray]) -> list[dict]:
+        """As `__call__`, for several images at once and without tiles."""
+        batch = [self.make_input(image) for image in original_images]
+        return [self._confident(predictions) for predictions in self.model(batch)]
+
+    def _confident(self, predictions: dict) -> dict:
+        """What of a model's output is above the threshold."""
         if "instances" in predictions:
             instances = predictions["instances"]
             predictions["instances"] = instances[instances.scores >= self.confidence_threshold]

@@ -8,11 +8,13 @@ Or with a LazyConfig: --config-file FCOS/R_50_1x.py ... --opts train.init_checkp
 
 import argparse
 import glob
+import itertools
 import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,9 +33,11 @@ from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 from pentamask.engine.predictor import Predictor
 from pentamask.engine.rehearsal import make_folder
+from pentamask.tools.pipeline import ahead
 from pentamask.tools.save_predictions import Saver
 from pentamask.visualize.predictions import draw_frame, draw_predictions, with_class_names
 from pentamask.visualize.side_by_side import side_by_side
+from pentamask.visualize.tracking import Tracker
 
 _ESCAPE = 27
 _NUM_RECORDS = 24  # of a dataset that --ground-truth shows
@@ -54,6 +58,9 @@ def get_parser() -> argparse.ArgumentParser:
     source.add_argument("--ground-truth", metavar="DATASET", help="images of a registered dataset, beside their truth")
     parser.add_argument("--output", metavar="FILE_OR_DIR", help="where to save; without it a window opens")
     parser.add_argument("--confidence-threshold", type=score, default=0.5, help="lowest score of an instance to show")
+    parser.add_argument("--tile", type=int, metavar="SIZE", help="look at large pictures in tiles of so many pixels")
+    parser.add_argument("--overlap", type=float, default=0.25, metavar="F", help="of the tiles, as a share of SIZE")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="frames of a video at once")
     parser.add_argument("--save-json", metavar="FILE", help="also write what is found, in COCO's format of results")
     parser.add_argument("--save-masks", metavar="DIR", help="also write a PNG of each instance, or of all segments")
     parser.add_argument(
@@ -92,9 +99,11 @@ def main(args: argparse.Namespace) -> None:
         predictor, metadata = build_predictor(args)
         run_on_images(predictor, metadata, paths, targets, saver)
         return
-    if args.save_json or args.save_masks:
-        raise BadInput("--save-json and --save-masks are for --input.")
+    if args.save_masks:
+        raise BadInput("--save-masks is for --input.")
     if args.ground_truth:
+        if args.save_json:
+            raise BadInput("--save-json is for --input and videos.")
         check_registered(args.ground_truth, "--ground-truth")
         if not args.output:
             raise BadInput("--ground-truth needs --output, the file of the picture that it makes.")
@@ -104,8 +113,13 @@ def main(args: argparse.Namespace) -> None:
     if args.webcam and args.output:
         raise BadInput("--output cannot be combined with --webcam.")
     with open_video(0 if args.webcam else args.video_input) as video:
+        if args.batch_size < 1 or (args.batch_size > 1 and args.tile):
+            raise BadInput(f"--batch-size {args.batch_size}: give 1 or more, and 1 with --tile.")
+        saver = Saver(args.save_json)
         predictor, metadata = build_predictor(args)
-        run_on_video(predictor, metadata, video, args.video_input or "webcam", args.output)
+        run_on_video(
+            predictor, metadata, video, args.video_input or "webcam", args.output, saver, batch_size=args.batch_size
+        )
 
 
 def _draw_ground_truth(predictor: Predictor, dataset: str, output: str) -> None:
@@ -119,13 +133,14 @@ def _draw_ground_truth(predictor: Predictor, dataset: str, output: str) -> None:
 
 def build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
     """The model that a tool's --config-file, --opts and --confidence-threshold name, and its dataset's metadata."""
-    return load_predictor(args.config_file, args.opts, args.confidence_threshold)
+    tiles = {"tile": args.tile, "overlap": args.overlap} if getattr(args, "tile", None) is not None else {}
+    return load_predictor(args.config_file, args.opts, args.confidence_threshold, **tiles)
 
 
 def load_predictor(
-    config_file: str, overrides: list[str], confidence_threshold: float = 0.0
+    config_file: str, overrides: list[str], confidence_threshold: float = 0.0, **options: Any
 ) -> tuple[Predictor, Metadata]:
-    """The model of a config file or a name in the model zoo, and its dataset's metadata."""
+    """The model of a config file or a name in the model zoo, with `Predictor`'s options, and its dataset's metadata."""
     config_file = find_config_file(config_file)
     if config_file.endswith(".py"):
         cfg = load_lazy_config(config_file, overrides)
@@ -139,7 +154,7 @@ def load_predictor(
         cfg.freeze()
         names = cfg.DATASETS.TEST or "__unused"
     metadata = with_class_names(find_metadata(names if isinstance(names, str) else names[0]))
-    return Predictor(cfg, confidence_threshold), metadata
+    return Predictor(cfg, confidence_threshold, **options), metadata
 
 
 def find_images(patterns: list[str], flag: str = "--input") -> list[str]:
@@ -279,9 +294,18 @@ def open_video(source: str | int) -> Iterator[cv2.VideoCapture]:
 
 
 def run_on_video(
-    predictor: Predictor, metadata: Metadata, video: cv2.VideoCapture, name: str, output: str | None
+    predictor: Predictor,
+    metadata: Metadata,
+    video: cv2.VideoCapture,
+    name: str,
+    output: str | None,
+    saver: Saver,
+    *,
+    batch_size: int = 1,
 ) -> None:
     """Show or save a video with its predictions, at its size and frame rate.
+
+    Frames are read, seen by the model, and drawn in three threads. Objects keep their number and colour.
 
     Args:
         predictor: the model.
@@ -289,24 +313,39 @@ def run_on_video(
         video: open.
         name: of its file, for that of the output in a folder.
         output: a new file, or a folder, which is made; None opens a window, where Esc quits.
+        saver: of other forms of what is found, by the frames' numbers.
+        batch_size: frames that the model sees at once.
 
     Raises:
         BadInput: the video cannot be written.
     """
     size = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
     writer = _open_writer(name, output, video.get(cv2.CAP_PROP_FPS) or 25.0, size) if output else None
-    visualizer = VideoVisualizer(metadata, ColorMode.IMAGE)
+    visualizer, tracker = VideoVisualizer(metadata, ColorMode.IMAGE), Tracker(size[1], size[0])
     num_frames = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     try:
-        for frame in tqdm.tqdm(_frames(video), total=num_frames if num_frames > 0 else None):
-            drawn = draw_frame(visualizer, frame[:, :, ::-1], predictor(frame))
+        seen = ahead(_predict_frames(predictor, ahead(_frames(video)), batch_size))
+        for frame, predictions in tqdm.tqdm(seen, total=num_frames if num_frames > 0 else None):
+            if "instances" in predictions:
+                predictions["instances"] = tracker(predictions["instances"])
+            saver.add(name, predictions, metadata)
+            drawn = draw_frame(visualizer, frame[:, :, ::-1], predictions)
             if writer is not None:
                 writer.write(drawn[:, :, ::-1])
             elif _show(drawn, 1):
                 break
+        saver.finish()
     finally:
         if writer is not None:
             writer.release()
+
+
+def _predict_frames(
+    predictor: Predictor, frames: Iterator[np.ndarray], batch_size: int
+) -> Iterator[tuple[np.ndarray, dict]]:
+    """Each frame with its predictions."""
+    while batch := list(itertools.islice(frames, batch_size)):
+        yield from zip(batch, predictor.predict_batch(batch) if len(batch) > 1 else [predictor(batch[0])])
 
 
 def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:

@@ -18,7 +18,8 @@ class Saver:
         """
         Args:
             json_file: for all instances in COCO's format of results, with RLE masks and "file_name" beside "image_id",
-                the number of the image, from 0. "category_id" is the dataset's where it says so, else the model's.
+                the number of the image, from 0. Of a video that is the frame's number, and "track_id" the object's.
+                "category_id" is the dataset's where it says so, else the model's.
             mask_folder: for NAME_0.png, NAME_1.png ... of an image's instances, 255 inside; of a panoptic model for
                 NAME.png with the segments' ids (16 bit) instead, and NAME.json with what they are.
 
@@ -45,7 +46,11 @@ class Saver:
         if self.json_file is not None and "instances" in predictions:
             ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
             originals = {label: dataset_id for dataset_id, label in ids.items()}
-            for result in instances_to_coco_json(predictions["instances"].to("cpu"), number):
+            found = predictions["instances"].to("cpu")
+            tracks = found.ID.tolist() if found.has("ID") else None
+            for i, result in enumerate(instances_to_coco_json(found, number)):
+                if tracks is not None:
+                    result["track_id"] = tracks[i]
                 result["category_id"] = originals.get(result["category_id"], result["category_id"])
                 self._results.append({**result, "file_name": path})
         if self.mask_folder is not None:
