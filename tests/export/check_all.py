@@ -1,7 +1,8 @@
 """Every config of the model zoo, none sampled: it is exported to ONNX, loads in onnxruntime, and finds the same.
 
 python tests/export/check_all.py [NAME ...] prints a Markdown row for each; the exit status is 1 if one fails. Weights
-are random, with the scores spread, so differences are larger than with trained ones: the limits are for gross errors.
+are random, with the scores spread, and amplify rounding, so the yardstick is how far PyTorch is from itself when its
+convolutions are not oneDNN's: a file agrees within 0.5 pixels or five times that.
 """
 
 import gc
@@ -16,7 +17,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from detectron2.config import CfgNode, instantiate
@@ -49,13 +49,18 @@ def build(name: str) -> tuple[CfgNode, nn.Module]:
     return config, model
 
 
-def agreement(runner: Runner, module: Exportable, sizes: Sequence[tuple[int, int]]) -> list[Agreement]:
-    """Of file and model in a scene brought to each size."""
-    found = []
+def agreement(
+    runner: Runner, module: Exportable, sizes: Sequence[tuple[int, int]]
+) -> tuple[list[Agreement], list[Agreement]]:
+    """Of file and model, and of the model with itself by other kernels, in a scene brought to each size."""
+    found, own = [], []
     for (height, width), scene in zip(sizes, scenes(len(sizes), seed=2)):
         image = torch.nn.functional.interpolate(scene[None].float(), (height, width)).byte()[0].numpy()
-        found.append(compare(run_eagerly(module, image), runner.run(image)))
-    return found
+        expected = run_eagerly(module, image)
+        found.append(compare(expected, runner.run(image)))
+        with torch.backends.mkldnn.flags(enabled=False):
+            own.append(compare(expected, run_eagerly(module, image)))
+    return found, own
 
 
 def check(name: str) -> tuple[str, bool]:
@@ -81,11 +86,12 @@ def check(name: str) -> tuple[str, bool]:
             cells += [", ".join(f"{op} {counts[op]}" for op in _SHOWN if counts[op])]
             cells += [f"{os.path.getsize(path) / 1e6:.0f}", f"{seconds:.0f}"]
             del graph
-            found = agreement(Runner(path, threads=1), Exportable(model), [size] if size else SIZES)
+            found, own = agreement(Runner(path, threads=1), Exportable(model), [size] if size else SIZES)
         cells += [", ".join(f"{x.expected} / {x.found}" for x in found), str(sum(x.unmatched for x in found))]
         cells += [f"{max(getattr(x, part) for x in found):.0e}" for part in ("boxes", "scores", "masks")]
         passed = all(x.unmatched <= 0.1 * max(x.expected, x.found) for x in found)
-        passed = passed and np.max([x.boxes for x in found]) < 0.5
+        passed = passed and max(x.boxes for x in found) < max(0.5, 5 * max(x.boxes for x in own))
+        cells.append(f"{max(x.boxes for x in own):.0e}")
     except Exception as error:  # every config is tried
         traceback.print_exc()
         return f"| {' | '.join(cells)} | **{type(error).__name__}** |", False
@@ -96,8 +102,9 @@ def main(names: list[str]) -> int:
     """Check `names`, all of the model zoo if there are none; returns the number of failures."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    columns = "config, opset, nodes, of them, MB, CPU s, found: model / file, alone, boxes px, scores, masks, agrees"
-    print(f"| {' | '.join(columns.split(', '))} |\n{'|---' * 12}|", flush=True)
+    columns = "config, opset, nodes, of them, MB, CPU s, found: model / file, alone, boxes px, scores, masks"
+    columns += ", PyTorch itself px, agrees"
+    print(f"| {' | '.join(columns.split(', '))} |\n{'|---' * 13}|", flush=True)
     failures = 0
     for name in names or model_zoo.list_models():
         row, passed = check(name)
