@@ -10,7 +10,7 @@ import pytest
 from pentamask.engine.load_config import find_config_file, load_config
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A plugin that docs/extending.md shows is run by tests/test_plugin.py, as a package of its own.
 RUN_ELSEWHERE = {"extending.md"}
@@ -56,4 +56,4 @@ def test_commands_can_be_given(page: str, line: str, monkeypatch: pytest.MonkeyP
 
 def test_every_page_is_in_the_menu() -> None:
     menu = (ROOT / "mkdocs.yml").read_text()
-    assert all(page.name in menu for page in PAGES)
+    assert all(str(page.relative_to(ROOT / "docs")) in menu for page in PAGES)
