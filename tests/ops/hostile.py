@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import torch
 
-OPS = getattr(torch.ops, os.environ.get("PENTAMASK_OPS_NAMESPACE", "pentamask"))
+NAMESPACE = os.environ.get("PENTAMASK_OPS_NAMESPACE", "pentamask")
+OPS = getattr(torch.ops, NAMESPACE)
 EVERY = int(os.environ.get("PENTAMASK_OPS_EVERY", "1"))
 NUMBERS = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 3e38, -0.0, 0.5, 1.0, -2.0, 2147483648.0]
 
@@ -74,7 +75,7 @@ def spatial_attention(rng: torch.Generator, dtype: torch.dtype) -> None:
 
 
 def packed_layers(rng: torch.Generator, dtype: torch.dtype) -> None:
-    """Not on CUDA, which has no such kernels."""
+    """Not in the emulation of CUDA, which has no such kernels."""
     for rows, depth, columns in choices([0, 1, 7, 200], [0, 1, 30, 600], [1, 16, 65]):
         x, bias = (torch.randn(shape, generator=rng, dtype=dtype) for shape in ((rows, depth), (columns,)))
         weight = torch.randn(-(-columns // 16), depth, 16, generator=rng, dtype=dtype)
@@ -84,6 +85,15 @@ def packed_layers(rng: torch.Generator, dtype: torch.dtype) -> None:
         maps = torch.randn(images, channels, height, width, generator=rng, dtype=dtype)
         weight = torch.randn(36, 2, channels, 16, generator=rng, dtype=dtype)
         assert OPS.winograd_conv3x3(maps, weight, 32, None, True).isfinite().all()
+    for regions, channels, size, ratio in choices([0, 1, 40], [1, 20], [1, 7], [0, 2]):
+        maps = [torch.randn(2, channels, h, w, generator=rng, dtype=dtype) for h, w in ((9, 5), (1, 1))]
+        boxes = poison(torch.rand(regions, 4, generator=rng, dtype=dtype) * 60 - 15, rng).clamp(-1e4, 1e4)
+        rois = torch.cat([torch.randint(2, (regions, 1), generator=rng).to(dtype), boxes], dim=1)
+        levels = torch.randint(2, (regions,), generator=rng)
+        OPS.roi_align_levels(maps, rois, levels, [0.25, 0.125], size, ratio, True)
+    for count, (h, w), (height, width) in choices([0, 1, 5], [(1, 1), (7, 5)], [(1, 1), (3, 20), (30, 4)]):
+        masks = poison(torch.rand(count, h, w, generator=rng, dtype=dtype), rng)
+        OPS.resize_masks(masks, height, width, 0.5)
 
 
 def main() -> None:
@@ -92,7 +102,7 @@ def main() -> None:
         torch.set_num_threads(threads)
         rng = torch.Generator().manual_seed(threads)
         checks = [deform, blend, spatial_attention]
-        if hasattr(OPS, "packed_linear"):
+        if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::packed_linear", "CPU"):
             checks.append(packed_layers)
         for check in checks:
             check(rng, dtype)
