@@ -55,6 +55,7 @@ def build_measured(args: argparse.Namespace, config_file: str, *, optimize: bool
         else {"MODEL.WEIGHTS": args.weights, "MODEL.OPTIMIZE": optimize}
     )
     words = [f"{k}={v}" for k, v in settings.items()] if lazy else [str(w) for item in settings.items() for w in item]
+    torch.manual_seed(0)  # so that random weights find the same each time
     predictor, _ = load_predictor(config_file, [*args.opts, *words])
     return predictor, read_picture(args.input, "BGR") if args.input else generated_picture()
 
