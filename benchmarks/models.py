@@ -52,7 +52,7 @@ def build(config: str, inputs: list[dict], device: str) -> nn.Module:
     torch.manual_seed(0)
     cfg = model_zoo.get_config(config)
     cfg.MODEL.DEVICE = device
-    model = build_model(cfg).eval()
+    model = build_model(cfg).eval().requires_grad_(False)
 
     def measure(norm: nn.Module, args: tuple) -> None:
         norm.running_mean.copy_(args[0].mean(dim=(0, 2, 3)))
