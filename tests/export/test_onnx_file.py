@@ -23,7 +23,7 @@ def test_a_file_finds_what_the_model_finds(name: str, exported) -> None:
         agreement = compare(run_eagerly(made.module, image.numpy()), made.runner.run(image.numpy()))
         assert agreement.expected == agreement.found > 0
         # Random weights amplify rounding: with trained ones `agreement.is_close`.
-        # In one picture two boxes of Mask R-CNN overlap by 0.499994 in the file and 0.500012 in PyTorch: NMS decides otherwise.
+        # Two boxes of Mask R-CNN overlap by 0.499994 in the file and 0.500012 in PyTorch: NMS decides otherwise.
         assert agreement.unmatched <= (name.startswith("MaskRCNN") and image is small), agreement
         assert agreement.boxes < 0.02 and agreement.scores < 1e-3 and agreement.masks < 2e-3, agreement
 
