@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-warn-co
 PACKAGES := torch torchvision numpy scipy shapely pillow opencv-python-headless matplotlib pycocotools fvcore iopath omegaconf \
     hydra-core yacs tabulate cloudpickle tqdm tensorboard protobuf termcolor black packaging 'setuptools>=70.1' ninja safetensors pytest
 # What the extras of setup.py bring, and what tests them.
-OPTIONAL := onnx onnxscript onnxruntime openvino supervision gradio jinja2 mkdocs 'mkdocstrings[python]' hotcoco \
+OPTIONAL := onnx onnxscript onnxruntime openvino gradio jinja2 mkdocs 'mkdocstrings[python]' hotcoco \
     nbclient ipykernel playwright
 # Detectron2 in the package index: pure Python, but its wheel is tagged for one Python and asks for numpy < 2, as
 # panopticapi does; both work with numpy 2, so they are unpacked without their requirements.

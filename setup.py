@@ -26,7 +26,6 @@ EXTRAS = {
     "fast": ["hotcoco"],
     "report": ["jinja2"],
     "web": ["gradio"],
-    "track": ["supervision"],
     "docs": ["mkdocs", "mkdocstrings[python]"],
 }
 # Of pentamask.tools, each also a command `pentamask-NAME`.

@@ -16,7 +16,7 @@ from pentamask.ops import has_compiled_ops
 from pentamask.plugin import registered_models
 
 _OPERATORS = ("blend", "spatial_attention", "ms_deform_attn")
-_OPTIONAL = ("scipy", "shapely", "hotcoco", "supervision", "onnx", "onnxruntime", "openvino", "gradio")
+_OPTIONAL = ("scipy", "shapely", "hotcoco", "onnx", "onnxruntime", "openvino", "gradio")
 
 
 def describe() -> str:
