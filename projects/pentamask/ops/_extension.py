@@ -4,7 +4,6 @@ import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -42,23 +41,25 @@ def _compiled_devices() -> frozenset[str]:
 COMPILED_DEVICES = _compiled_devices()
 
 
-# Whether `plain_ops` is active, of each thread and task by itself.
-_plain: ContextVar[bool] = ContextVar("plain_ops", default=False)
+# How many `plain_ops` are active. A number, because `torch.compile` cannot look into a ContextVar; another thread
+# meanwhile gets the plain versions, too, which are only slower.
+_plain_depth = 0
 
 
 def has_compiled_ops(device_type: str = "cpu") -> bool:
     """Whether compiled kernels exist for tensors on devices of `device_type` ("cpu", "cuda", ...), and may be used."""
-    return device_type in COMPILED_DEVICES and not _plain.get()
+    return device_type in COMPILED_DEVICES and _plain_depth == 0
 
 
 @contextmanager
 def plain_ops() -> Iterator[None]:
     """Within it the operators are composed of PyTorch's own, for files that are to run without pentamask."""
-    token = _plain.set(True)
+    global _plain_depth
+    _plain_depth += 1
     try:
         yield
     finally:
-        _plain.reset(token)
+        _plain_depth -= 1
 
 
 def is_exporting() -> bool:
