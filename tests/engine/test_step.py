@@ -51,9 +51,10 @@ def test_bfloat16_on_the_cpu(name: str, shapes: str, tmp_path: Path) -> None:
         trainer = make_trainer(config(name, tmp_path / str(enabled), **options))
         trainer.train()
         losses.append(losses_of(trainer))
-    # Its target is where logits are above 0, which is a matter of rounding before anything was learned.
+    # Matters of rounding before anything was learned: where logits are above 0, and which regions are proposed.
     for part in losses:
         part.pop("loss_maskiou", None)
+        part.pop("loss_box_reg", None)
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
     assert losses[0]["total_loss"] == pytest.approx(losses[1]["total_loss"], rel=0.03)
     assert losses[0] != losses[1]
