@@ -59,8 +59,11 @@ def test_train_export_and_run(trained, picture: str, tmp_path: Path, capsys: pyt
     found = runner(picture)
     assert len(found.scores) == len(expected) > 0
     np.testing.assert_allclose(found.scores, expected.scores.numpy(), atol=1e-4)
-    np.testing.assert_allclose(found.boxes, expected.pred_boxes.tensor.numpy(), atol=0.02)
-    assert (found.masks == expected.pred_masks.numpy()).mean() > 0.9999
+    # Scores that differ by less than rounding may change places.
+    boxes = expected.pred_boxes.tensor.numpy()
+    partners = np.abs(boxes[:, None] - found.boxes[None]).max(axis=2).argmin(axis=1)
+    np.testing.assert_allclose(found.boxes[partners], boxes, atol=0.02)
+    assert (found.masks[partners] == expected.pred_masks.numpy()).mean() > 0.9999
 
 
 def test_programs_for_pytorch(trained, tmp_path: Path) -> None:
