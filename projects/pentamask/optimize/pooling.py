@@ -11,7 +11,7 @@ from pentamask.ops.roi_align import roi_align_levels
 
 def can_pool_levels(pooler: ROIPooler, maps: list[Tensor]) -> bool:
     """Whether `pool_levels` gives what the pooler gives: in inference on a CPU, for RoIAlign with square cells."""
-    levels, first = pooler.level_poolers, pooler.level_poolers[0]
+    levels = pooler.level_poolers
     return (
         has_compiled_ops()
         and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in maps)
@@ -19,7 +19,7 @@ def can_pool_levels(pooler: ROIPooler, maps: list[Tensor]) -> bool:
         and not is_exporting()
         and all(type(level) is ROIAlign for level in levels)
         and pooler.output_size[0] == pooler.output_size[1]
-        and len({(level.output_size, level.sampling_ratio, level.aligned) for level in [first, *levels]}) == 1
+        and len({(level.output_size, level.sampling_ratio, level.aligned) for level in levels}) == 1
     )
 
 
