@@ -1,5 +1,7 @@
 """Mask AP by mask scores, worked out by hand on one image with one object."""
 
+import math
+
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
@@ -56,3 +58,18 @@ def test_predictions_on_disk_hold_both_scores(shapes, tmp_path):
     evaluate(tmp_path, scores=[0.5, 0.25], mask_scores=[0.125, 0.75])
     results = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert [(r["score"], r["mask_score"]) for r in results] == [(0.5, 0.125), (0.25, 0.75)]
+
+
+def test_a_model_that_finds_nothing_has_the_metrics_of_masks(shapes, tmp_path):
+    """So that a training that chooses its best model by them goes on when its first evaluation finds nothing yet."""
+    (record,) = DatasetCatalog.get("shapes_val")[:1]
+    size = record["height"], record["width"]
+    nothing = Instances(size, pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0))
+    nothing.set("pred_classes", torch.zeros(0, dtype=torch.long))
+    for masks, tasks in (({}, ["bbox"]), ({"pred_masks": torch.zeros(0, *size, dtype=torch.bool)}, ["bbox", "segm"])):
+        evaluator = MaskScoreCOCOEvaluator("shapes_val", output_dir=str(tmp_path), distributed=False)
+        evaluator.reset()
+        evaluator.process([record], [{"instances": Instances(size, **nothing.get_fields(), **masks)}])
+        results = evaluator.evaluate()
+        assert list(results) == tasks
+        assert all(math.isnan(value["AP"]) for value in results.values())

@@ -142,9 +142,9 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     def _best_checking(self) -> None:
         latest = self.trainer.storage.latest().get(self._val_metric)
-        if latest is None:
-            known = ", ".join(name for name in self.trainer.storage.latest() if "/" in name)
-            raise ValueError(f"SOLVER.BEST_METRIC is {self._val_metric!r}; the evaluation gives {known or 'nothing'}.")
+        if latest is None:  # it was there in the rehearsal
+            self._logger.warning("This evaluation gives no %s, by which the best model is chosen.", self._val_metric)
+            return
         value, iteration = latest
         if (self.best_metric is None or self._compare(value, self.best_metric)) and self._update_best(value, iteration):
             self._checkpointer.save(BEST_PREFIX, iteration=iteration, best_metric=value)

@@ -21,6 +21,7 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
     Box AP and everything else go by `scores`. Results on disk hold "score" and "mask_score". As in its authors'
     released code, the first instance of the data set decides whether there are mask scores. It also evaluates the
     things of "standard" panoptic sets, at which the parent stops, and annotations that lack what can be filled in.
+    Of a model with masks that finds nothing, mask AP is NaN as box AP is, and not missing.
     All predictions count where an image has more than COCO's 100, unless `max_dets_per_image` is given.
     """
 
@@ -33,6 +34,7 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
         options = {"allow_cached_coco": False, **options}
         super().__init__(dataset_name, max_dets_per_image=max_dets_per_image, **options)
         self._counts_all = max_dets_per_image is None
+        self._has_masks = False
         if self._do_evaluation:
             complete_annotations(self._coco_api)
 
@@ -41,6 +43,7 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
         done = len(self._predictions)
         super().process(inputs, outputs)
         instances = [output["instances"] for output in outputs if "instances" in output]
+        self._has_masks |= any(x.has("pred_masks") for x in instances)
         for prediction, x in zip((p for p in self._predictions[done:] if "instances" in p), instances):
             if x.has("mask_scores"):
                 for result, score in zip(prediction["instances"], x.mask_scores.tolist()):
@@ -67,6 +70,10 @@ class MaskScoreCOCOEvaluator(COCOEvaluator):
             self._tasks = wanted
         if "segm" in self._results:
             self._results.move_to_end("segm")
+
+    def _tasks_from_predictions(self, predictions: list[dict]) -> list[str]:
+        tasks = super()._tasks_from_predictions(predictions)
+        return tasks if predictions or not self._has_masks else [*tasks, "segm"]
 
     def _number_things(self, results: list[dict]) -> None:
         """Count things from 0 without gaps, as the parent asks; panoptic sets may number stuff in between."""
