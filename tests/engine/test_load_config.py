@@ -4,7 +4,7 @@ import pytest
 
 from pentamask import model_zoo
 from pentamask.engine.lazy import load_lazy_config
-from pentamask.engine.load_config import find_config_file, load_config
+from pentamask.engine.load_config import find_config_file, load_config, overrides_of
 
 BLENDMASK = find_config_file("BlendMask/R_50_1x.yaml")
 
@@ -38,3 +38,13 @@ def test_auto_scale_of_a_lazy_config():
     assert (cfg.optimizer.lr, cfg.train.max_iter, cfg.train.checkpointer.period) == (0.0025, 360000, 10)
     assert cfg.dataloader.train.total_batch_size == 4
     assert cfg.lr_multiplier.warmup_length == 1000 / 90000  # a share of the training
+
+
+@pytest.mark.parametrize("name", ["BlendMask/R_50_1x.yaml", "BlendMask/R_50_1x.py"])
+@pytest.mark.parametrize("folder", ["new é, (1)=x", 'it\'s "here"', "7", ""])
+def test_overrides_of_any_text(name, folder):
+    keys = {("OUTPUT_DIR", "train.output_dir"): folder, ("MODEL.OPTIMIZE", "train.optimize"): False}
+    load, words = (load_lazy_config if name.endswith(".py") else load_config), overrides_of(name, keys)
+    cfg = load(find_config_file(name), words)
+    found = (cfg.train.output_dir, cfg.train.optimize) if name.endswith(".py") else (cfg.OUTPUT_DIR, cfg.MODEL.OPTIMIZE)
+    assert found == (folder, False)

@@ -1,5 +1,7 @@
 """The config tool shows, explains and compares, and finds keys that nothing reads."""
 
+import sys
+
 import pytest
 from thin_models import THIN_MODELS
 
@@ -54,3 +56,10 @@ def test_list_models_filter():
 def test_collect_env():
     text = collect_env.describe()
     assert "BlendMask" in text and "ms_deform_attn" in text and "instruction set" in text
+
+
+def test_collect_env_refuses_what_it_does_not_know(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["collect_env", "--gpu"])
+    with pytest.raises(SystemExit):
+        collect_env.cli()
+    assert "unrecognized arguments: --gpu" in capsys.readouterr().err

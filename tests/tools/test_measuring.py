@@ -70,6 +70,12 @@ def test_mistakes(tool):
         tool.main(tool.get_parser().parse_args(["--config-file", "nothing.yaml"]))
 
 
+def test_weights_among_the_options_count(tmp_path):
+    words = ["--config-file", CONFIGS[0], "--opts", "MODEL.WEIGHTS", str(tmp_path / "no.pth")]
+    with pytest.raises(BadInput, match="MODEL.WEIGHTS: .*no.pth.* does not exist"):
+        analyze_model.main(analyze_model.get_parser().parse_args(words))
+
+
 def test_lazy_configs(lazy, capsys):
     _, name, *overrides = lazy("YOLACT/yolact_resnet50.py")
     analyze_model.main(analyze_model.get_parser().parse_args(["--config-file", name, "--opts", *overrides]))

@@ -2,11 +2,13 @@
 
 import logging
 import os
+from typing import Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from pentamask import model_zoo
 from pentamask.config import add_pentamask_config, merge_yaml, translate_config
@@ -78,6 +80,22 @@ def _scale_to_batch(cfg: CfgNode, batch_size: int) -> None:
     scaled = DefaultTrainer.auto_scale_workers(cfg, batch_size)
     cfg.merge_from_other_cfg(scaled)
     cfg.SOLVER.REFERENCE_WORLD_SIZE = reference
+
+
+def overrides_of(config_file: str, settings: dict[tuple[str, str], Any]) -> list[str]:
+    """The words of a command line that set keys of a config of either kind, whatever characters a text has.
+
+    Args:
+        config_file: a file or a name in the model zoo.
+        settings: values by the YAML config's key and the LazyConfig's, as ("MODEL.DEVICE", "train.device").
+    """
+    if not find_config_file(config_file).endswith(".py"):
+        return [word for (key, _), value in settings.items() for word in (key, repr(value))]
+    return [f"{key}={_for_hydra(value)}" for (_, key), value in settings.items()]
+
+
+def _for_hydra(value: Any) -> str:
+    return QuotedString(text=value, quote=Quote.single).with_quotes() if isinstance(value, str) else str(value).lower()
 
 
 def check_overrides(overrides: list[str]) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from pentamask.data.pictures import read_picture
 from pentamask.data.shape_scenes import draw_scene
 from pentamask.engine.command_line import add_debug_flag, reported_errors
-from pentamask.engine.load_config import find_config_file
+from pentamask.engine.load_config import overrides_of
 from pentamask.engine.predictor import Predictor
 from pentamask.engine.stages import STAGES, find_stages
 from pentamask.tools.demo import load_predictor
@@ -46,17 +46,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def build_measured(args: argparse.Namespace, config_file: str, *, optimize: bool) -> tuple[Predictor, np.ndarray]:
-    """The model of a config and the picture (H, W, 3) uint8, BGR that `add_model_arguments` describe."""
-    lazy = find_config_file(config_file).endswith(".py")
-    settings: dict[str, object] = (
-        {"train.init_checkpoint": f"'{args.weights}'", "train.optimize": str(optimize).lower()}
-        if lazy
-        else {"MODEL.WEIGHTS": args.weights, "MODEL.OPTIMIZE": optimize}
-    )
-    words = [f"{k}={v}" for k, v in settings.items()] if lazy else [str(w) for item in settings.items() for w in item]
+def build_measured(
+    args: argparse.Namespace, config_file: str, settings: dict[tuple[str, str], Any]
+) -> tuple[Predictor, np.ndarray]:
+    """The model of a config and the picture (H, W, 3) uint8, BGR that `add_model_arguments` describe.
+
+    Args:
+        args: what was parsed.
+        config_file: one of the configs.
+        settings: see `overrides_of`; they have the last word.
+    """
+    weights = overrides_of(config_file, {("MODEL.WEIGHTS", "train.init_checkpoint"): args.weights})
+    words = [*weights, *args.opts, *overrides_of(config_file, settings)]
     torch.manual_seed(0)  # so that random weights find the same each time
-    predictor, _ = load_predictor(config_file, [*args.opts, *words])
+    predictor, _ = load_predictor(config_file, words)
     return predictor, read_picture(args.input, "BGR") if args.input else generated_picture()
 
 
@@ -132,7 +135,7 @@ def main(args: argparse.Namespace) -> dict[str, dict]:
     setup_logger(name="pentamask")
     results = {}
     for config_file in args.config_file:
-        predictor, picture = build_measured(args, config_file, optimize=False)
+        predictor, picture = build_measured(args, config_file, {("MODEL.OPTIMIZE", "train.optimize"): False})
         results[config_file] = analyze(predictor.model, [predictor.make_input(picture)])
     rows = [
         [

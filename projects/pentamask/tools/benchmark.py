@@ -21,7 +21,7 @@ from torch import nn
 
 from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.config_checks import check_device
-from pentamask.engine.load_config import available_device, find_config_file
+from pentamask.engine.load_config import available_device
 from pentamask.engine.rehearsal import make_folder
 from pentamask.engine.stages import STAGES, clock, stage_times
 from pentamask.optimize import compile_dense_parts
@@ -69,7 +69,8 @@ def measure(call: Callable[[list[dict]], Any], model: nn.Module, inputs: list[di
 
 def benchmark(args: argparse.Namespace, config_file: str, mode: str) -> dict[str, float]:
     """The figures of a config in a mode, in milliseconds, pictures a second and MiB."""
-    predictor, picture = build_measured(args, config_file, optimize=True)
+    settings = {("MODEL.DEVICE", "train.device"): available_device(args.device)} if args.device else {}
+    predictor, picture = build_measured(args, config_file, settings)
     model = compile_dense_parts(predictor.model) if mode == "compiled" else predictor.model
     device = next(model.parameters()).device
     if device.type == "cuda":
@@ -114,14 +115,8 @@ def main(args: argparse.Namespace) -> dict[str, dict]:
         check_device("--device", args.device)
     results = {}
     for config_file in args.config_file:
-        words = []
-        if args.device:
-            device = available_device(args.device)
-            lazy = find_config_file(config_file).endswith(".py")
-            words = [f"train.device={device}"] if lazy else ["MODEL.DEVICE", device]
-        given = argparse.Namespace(**{**vars(args), "opts": [*args.opts, *words]})
         for mode in args.modes:
-            results[f"{config_file} {mode}"] = benchmark(given, config_file, mode)
+            results[f"{config_file} {mode}"] = benchmark(args, config_file, mode)
     columns = ["latency", *STAGES, "throughput", "memory"]
     rows = [[name, *(figures.get(column) for column in columns)] for name, figures in results.items()]
     headers = ["config, mode; ms", *columns[:-2], "pictures/s", "MiB"]

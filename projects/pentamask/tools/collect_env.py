@@ -3,6 +3,7 @@
 python -m pentamask.tools.collect_env
 """
 
+import argparse
 import os
 from importlib.metadata import PackageNotFoundError, version
 
@@ -11,12 +12,12 @@ from detectron2.utils.collect_env import collect_env_info
 from tabulate import tabulate
 
 from pentamask import __version__
-from pentamask.engine.command_line import reported_errors
+from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.ops import has_compiled_ops
 from pentamask.plugin import registered_models
 
 _OPERATORS = ("blend", "spatial_attention", "ms_deform_attn")
-_OPTIONAL = ("scipy", "shapely", "hotcoco", "onnx", "onnxruntime", "openvino", "gradio")
+_OPTIONAL = ("scipy", "shapely", "hotcoco", "onnx", "onnxruntime", "openvino", "jinja2", "gradio")
 
 
 def describe() -> str:
@@ -44,8 +45,10 @@ def _version_of(package: str) -> str:
 
 
 def cli() -> None:
-    """The command line."""
-    with reported_errors("collect_env"):
+    """The command line; errors end in one line on stderr and exit status 1."""
+    parser = argparse.ArgumentParser(description="What to send with a question about pentamask.")
+    args = add_debug_flag(parser, "collect_env").parse_args()
+    with reported_errors("collect_env", debug=args.debug):
         print(collect_env_info())
         print(describe())
 

@@ -14,7 +14,7 @@ from detectron2.utils.logger import setup_logger
 from pentamask.common import import_extra
 from pentamask.engine.checks import BadInput
 from pentamask.engine.command_line import add_debug_flag, reported_errors
-from pentamask.engine.load_config import find_config_file
+from pentamask.engine.load_config import find_config_file, overrides_of
 from pentamask.engine.rehearsal import make_folder
 from pentamask.report import report_run, write_report
 from pentamask.tools import train_net
@@ -56,7 +56,7 @@ def _evaluate(args: argparse.Namespace) -> str:
     """Run the model into a folder within the report's, and report on that."""
     folder = os.path.join(args.output, _RUN)
     lazy = find_config_file(args.config_file).endswith(".py")
-    place = [f"train.output_dir={folder}"] if lazy else ["OUTPUT_DIR", folder]
+    place = overrides_of(args.config_file, {("OUTPUT_DIR", "train.output_dir"): folder})
     words = ["--eval-only", "--config-file", args.config_file, *args.opts, *place]
     cfg, _ = train_net.run(default_argument_parser().parse_args(words))
     weights = cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS

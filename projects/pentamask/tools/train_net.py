@@ -24,7 +24,7 @@ from pentamask.engine.config_checks import building_errors, check_lazy_values, c
 from pentamask.engine.dry_run import Plan, dry_run
 from pentamask.engine.launch import launch
 from pentamask.engine.lazy import load_lazy_config, run_lazy
-from pentamask.engine.load_config import available_device, find_config_file, load_config
+from pentamask.engine.load_config import available_device, find_config_file, load_config, overrides_of
 from pentamask.engine.rehearsal import make_folder, rehearse_training
 from pentamask.engine.trainer import Trainer
 from pentamask.optimize import compile_dense_parts, optimize_for_inference
@@ -118,8 +118,7 @@ def dry_run_of(args: argparse.Namespace) -> None:
     if args.resume or args.eval_only:
         raise BadInput("--dry-run tries a new training: leave out --resume and --eval-only.")
     with tempfile.TemporaryDirectory() as folder:
-        lazy = args.config_file.endswith(".py")
-        args.opts = [*args.opts, *([f"train.output_dir={folder}"] if lazy else ["OUTPUT_DIR", folder])]
+        args.opts = [*args.opts, *overrides_of(args.config_file, {("OUTPUT_DIR", "train.output_dir"): folder})]
         run(args)
 
 

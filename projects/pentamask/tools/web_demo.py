@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 from pentamask.common import import_extra
 from pentamask.engine.checks import BadInput
 from pentamask.engine.command_line import add_debug_flag, describe_error, reported_errors
-from pentamask.engine.load_config import find_config_file
+from pentamask.engine.load_config import find_config_file, overrides_of
 from pentamask.model_zoo import list_models
 from pentamask.plugin import declared
 from pentamask.tools.demo import build_predictor
@@ -110,8 +110,7 @@ class _Models:
         self.folder = tempfile.TemporaryDirectory(prefix="pentamask_")
 
     def _load(self, config: str, weights: str) -> tuple:
-        lazy = find_config_file(config).endswith(".py")
-        named = [f"train.init_checkpoint={weights}"] if lazy else ["MODEL.WEIGHTS", weights]
+        named = overrides_of(config, {("MODEL.WEIGHTS", "train.init_checkpoint"): weights})
         options = [*self.opts, *(named if weights else [])]
         return build_predictor(argparse.Namespace(config_file=config, opts=options, confidence_threshold=0.0))
 
