@@ -36,12 +36,14 @@ def main(args: argparse.Namespace) -> None:
         ValueError, OSError, ImportError: say what cannot be used.
     """
     paths = find_pictures(args.input or [])
+    check_outputs(args, paths)
     runner = Runner(
         args.model, provider=args.provider, threads=args.threads, confidence_threshold=args.confidence_threshold
     )
     if args.save_panoptic and not {"merge", "combine"} & runner.metadata.keys():
         raise ValueError(f"--save-panoptic: {args.model} is no panoptic model.")
-    for folder in (args.output if args.input else None, args.save_panoptic):
+    json_folder = os.path.dirname(args.save_json or "")
+    for folder in (args.output if args.input else None, args.save_panoptic, json_folder):
         if folder:
             os.makedirs(folder, exist_ok=True)
     if args.video_input:
@@ -62,12 +64,29 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"{failed} of {len(paths)} pictures failed.")
 
 
+def check_outputs(args: argparse.Namespace, paths: list[str]) -> None:
+    """Raise `ValueError` if something would be overwritten that may be missed, or not be written at all."""
+    if args.video_input and (args.save_json or args.save_panoptic):
+        raise ValueError("--save-json and --save-panoptic are for --input.")
+    folders = [folder for folder in (args.output, args.save_panoptic) if folder]
+    if folders and len({_stem(path) for path in paths}) < len(paths):
+        raise ValueError("--input names files of the same name, whose results would overwrite each other.")
+    inputs = {os.path.realpath(path) for path in paths}
+    for path in (os.path.join(folder, f"{_stem(path)}.png") for folder in folders for path in paths):
+        if os.path.realpath(path) in inputs:
+            raise ValueError(f"{path} is an input, and would be overwritten: choose another folder.")
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
 def run_on_picture(runner: Runner, path: str, number: int, args: argparse.Namespace) -> list[dict]:
     """Draw and save what is found in a file; returns the instances in COCO's format."""
     pixels = read_rgb(path)
     result = runner(pixels)
     print(f"{path}: {len(result.scores)} instances")
-    stem = os.path.splitext(os.path.basename(path))[0]
+    stem = _stem(path)
     if args.output:
         drawn = draw(pixels, result, runner.metadata["thing_classes"])
         Image.fromarray(drawn).save(os.path.join(args.output, f"{stem}.png"))

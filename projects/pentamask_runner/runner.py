@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
 
 from .geometry import paste, resize, resize_each
 from .panoptic import Panoptic, combine, merge
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -46,7 +48,7 @@ class Result:
         return Result(self.boxes[index], self.scores[index], self.classes[index], masks, mask_scores, self.panoptic)
 
 
-def open_session(path: str, provider: str = "cpu", threads: int = 0) -> onnxruntime.InferenceSession:
+def open_session(path: str, provider: str = "cpu", threads: int = 0) -> "onnxruntime.InferenceSession":
     """An onnxruntime session of a file.
 
     Args:
@@ -55,8 +57,13 @@ def open_session(path: str, provider: str = "cpu", threads: int = 0) -> onnxrunt
         threads: of the CPU; 0 for all cores.
 
     Raises:
-        ValueError: the installed onnxruntime lacks the provider.
+        ImportError: onnxruntime is not installed.
+        ValueError: the installed onnxruntime lacks the provider, or cannot load the file.
     """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f"This needs the package onnxruntime: pip install onnxruntime ({error}).") from error
     available = onnxruntime.get_available_providers()
     if PROVIDERS.get(provider) not in available:
         installed = [name for name, full in PROVIDERS.items() if full in available]
@@ -68,7 +75,10 @@ def open_session(path: str, provider: str = "cpu", threads: int = 0) -> onnxrunt
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     wanted = [PROVIDERS[provider], *([PROVIDERS["cuda"]] if provider == "tensorrt" else []), PROVIDERS["cpu"]]
-    return onnxruntime.InferenceSession(path, options, list(dict.fromkeys(wanted)))
+    try:
+        return onnxruntime.InferenceSession(path, options, list(dict.fromkeys(wanted)))
+    except Exception as error:  # its types have nothing in common
+        raise ValueError(f"Cannot load {path}: {error}") from error
 
 
 class Runner:

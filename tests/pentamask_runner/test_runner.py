@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from pentamask_runner import Runner
+from pentamask_runner.command_line import get_parser, main
 from pentamask_runner.runner import open_session, resize_picture, target_size
 from PIL import Image
 from thin_models import THIN_MODELS, build_thin, scenes
@@ -69,6 +70,30 @@ def test_a_threshold_leaves_out_weak_instances(exported) -> None:
     middle = float(np.median(everything.scores))
     some = Runner(str(made.path), threads=1, confidence_threshold=middle)(picture)
     assert len(some.scores) == (everything.scores >= middle).sum() == len(some.masks)
+
+
+def test_command_line_refuses_before_work_is_lost(exported, tmp_path: Path, monkeypatch) -> None:
+    def run(*words: str) -> None:
+        main(get_parser().parse_args(list(words)))
+
+    for folder, ending in (("a", "png"), ("b", "png"), ("b", "jpg")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(tmp_path / folder / f"x.{ending}")
+    model, picture, broken = str(exported("MaskRCNN_R_50_thin").path), str(tmp_path / "a"), tmp_path / "broken.onnx"
+    run(model, "--input", picture, "--save-json", str(tmp_path / "new" / "found.json"), "--threads", "1")
+    assert (tmp_path / "new" / "found.json").is_file()
+    with pytest.raises(ValueError, match="files of the same name"):
+        run(model, "--input", str(tmp_path / "b"), "--output", str(tmp_path / "drawn"))
+    with pytest.raises(ValueError, match="x.png is an input, and would be overwritten"):
+        run(model, "--input", picture, "--output", picture)
+    with pytest.raises(ValueError, match="--save-json and --save-panoptic are for --input"):
+        run(model, "--video-input", "x.mp4", "--output", "y.mp4", "--save-json", "z.json")
+    broken.write_text("no model")
+    with pytest.raises(ValueError, match=r"Cannot load .*broken\.onnx: .*Protobuf"):
+        run(str(broken), "--input", picture)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="pip install onnxruntime"):
+        run(model, "--input", picture)
 
 
 def test_errors_name_the_remedy(exported, tmp_path: Path) -> None:
