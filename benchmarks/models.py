@@ -132,7 +132,8 @@ def _exported(name: str, model: nn.Module, inputs: list[dict], config: str, thre
         return lambda: session.run(None, {session.get_inputs()[0].name: image})
     import openvino
 
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads})
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where there is one
+    compiled = openvino.Core().compile_model(path, "CPU", options)
     return lambda: compiled(image)
 
 

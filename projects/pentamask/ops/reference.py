@@ -3,6 +3,7 @@
 They take the arguments of the public functions and accept everything that those accept; sums run in float32 for 16 bit.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -196,16 +197,18 @@ def ms_deform_attn_of_levels(
 ) -> Tensor:
     """As `ms_deform_attn` by `grid_sample`, where `shapes` are L pairs (height, width): a tenth of the steps."""
     dtype = compute_type(value)
-    locations, weights = sampling_locations.to(dtype), attention_weights.to(dtype)
-    batch, queries, heads, levels, points, _ = locations.shape
-    # grid_sample wants (N * M, D, h, w) maps, (N * M, Q, P, 2) points in -1 ... 1, and knows no infinite ones.
+    batch, queries, heads = sampling_locations.shape[:3]
+    # grid_sample wants (N * M, D, h, w) maps and (N * M, P, Q, 2) points in -1 ... 1. With the queries last, sums over
+    # points run along memory.
     features = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)
-    grids = (2 * locations - 1).nan_to_num(nan=-4.0, posinf=4.0, neginf=-4.0).transpose(1, 2).flatten(0, 1)
-    start, samples = 0, []
+    grids = (2 * sampling_locations.to(dtype) - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)
+    grids = torch.where(grids.abs() < 4, grids, 4.0)  # far outside, also what is not finite
+    weights = attention_weights.to(dtype).permute(0, 2, 3, 4, 1).flatten(0, 1)
+    start, parts = 0, []
     for level, (height, width) in enumerate(shapes):
         level_map = features[:, :, start : start + height * width].unflatten(2, (height, width))
-        samples.append(F.grid_sample(level_map, grids[:, :, level], align_corners=False))
+        samples = F.grid_sample(level_map, grids[:, level], align_corners=False)
+        parts.append((samples * weights[:, None, level]).sum(dim=2))
         start = start + height * width
-    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)
-    out = (torch.cat(samples, dim=3) * weights).sum(dim=3)
+    out = functools.reduce(torch.add, parts)
     return out.view(batch, heads * value.shape[3], queries).transpose(1, 2).to(value.dtype)

@@ -107,15 +107,20 @@ class MultiScaleDeformableAttention(nn.Module):
             With h heads and P points, locations (N, Q, h, L, P, 2), x first, in 0-1 of each level with its padding, and
             weights (N, Q, h, L, P), which add up to 1 over L and P.
         """
-        layout = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(2, (*layout, 2))
-        weights = (
-            self.attention_weights(query).unflatten(2, (self.num_heads, -1)).softmax(dim=-1).unflatten(3, layout[1:])
-        )
-        references = references[:, :, None, :, None]
-        if references.shape[-1] == 2:
-            return references + offsets / shapes.flip(1)[:, None], weights
-        return references[..., :2] + offsets / self.num_points * references[..., 2:] * 0.5, weights
+        layout = (self.num_levels, self.num_points)
+        weights = self.attention_weights(query).unflatten(2, (self.num_heads, -1)).softmax(dim=-1).unflatten(3, layout)
+        # Everything for (N, Q, h, L * P * 2): arithmetic on pairs is slow.
+        offsets = self.sampling_offsets(query).unflatten(2, (self.num_heads, -1))
+        centres, sizes = self._for_points(references[:, :, None, :, :2]), references[:, :, None, :, 2:]
+        if sizes.shape[-1]:
+            offsets = offsets / self.num_points * self._for_points(sizes) * 0.5
+        else:
+            offsets = offsets / self._for_points(shapes.flip(1))
+        return (centres + offsets).unflatten(3, (*layout, 2)), weights
+
+    def _for_points(self, pairs: Tensor) -> Tensor:
+        """(..., L, 2) -> (..., L * P * 2), the same for all points of a level."""
+        return pairs[..., None, :].expand(*pairs.shape[:-1], self.num_points, 2).flatten(-3)
 
 
 class FeedForward(nn.Module):

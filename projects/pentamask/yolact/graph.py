@@ -79,7 +79,7 @@ class YOLACTGraph(Graph):
         classes, index = (scores > settings.score_thresh).nonzero().unbind(1)
         scores = scores[classes, index]
         pixels = boxes[index] * settings.image_size
-        lowest = torch.cat((pixels.new_zeros(1), pixels.flatten())).min()
+        lowest = F.pad(pixels, (0, 0, 0, 1)).min()  # with a row of zeros, for there may be no box
         pixels = pixels - lowest + pixels.new_tensor([0.0, 0.0, 1.0, 1.0])
         kept = class_wise_nms(pixels, scores, classes, settings.nms_thresh - 1e-7)
         return index[kept], classes[kept], scores[kept]
