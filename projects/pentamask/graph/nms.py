@@ -1,6 +1,5 @@
 """Selecting candidates in steps whose sizes depend on no value, except where NMS ends."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
