@@ -42,7 +42,7 @@ def write_truth(folder: Path) -> str:
     for i, (image, label, box) in enumerate(OBJECTS, 1):
         common = {"id": i, "image_id": image, "category_id": label, "iscrowd": 0, "area": box[2] * box[3]}
         annotations.append({**common, "bbox": list(box), "segmentation": _rle(box)})
-    categories = [{"id": 1, "name": "one"}, {"id": 2, "name": "<two>"}]
+    categories = [{"id": 1, "name": "one"}, {"id": 2, "name": "<two> $\\frac$"}]
     truth = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "truth.json").write_text(json.dumps(truth))
     return str(folder / "truth.json")

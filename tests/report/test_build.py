@@ -20,8 +20,8 @@ def shown(page) -> list[str]:
 def test_page_in_the_browser(run, page, tmp_path):
     lines = [{"iteration": i, "total_loss": 3 - i / 20, "lr": 0.1, "time": 0.1} for i in (19, 39)]
     (run / "metrics.json").write_text("\n".join(map(json.dumps, [*lines, {"iteration": 40, "segm/AP": 12.0}])))
-    (run / "explain" / "1").mkdir(parents=True)
-    Image.new("RGB", (30, 20)).save(run / "explain" / "1" / "bases.png")
+    (run / "inside" / "1").mkdir(parents=True)
+    Image.new("RGB", (30, 20)).save(run / "inside" / "1" / "bases.png")
     path = write_report([str(run)], str(tmp_path / "report"))
     page.goto(f"file://{path}")
     images = page.locator("img").all()
@@ -34,7 +34,7 @@ def test_page_in_the_browser(run, page, tmp_path):
     assert shown(page) == ["image 1", "image 2"]
     page.select_option("#error", "localisation")
     assert shown(page) == ["image 2"] and page.inner_text("#count") == "1 of 2 pictures"
-    page.select_option("#class", "<two>")
+    page.select_option("#class", "<two> $\\frac$")
     assert shown(page) == ["image 2"]
     page.select_option("#error", "duplicate")
     assert shown(page) == []

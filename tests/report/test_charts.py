@@ -27,6 +27,11 @@ def test_curves_of_two_trainings():
     assert charts.draw_training([Run("c", "")]) == {}
 
 
+def test_a_single_point_can_be_seen():
+    found = charts.draw_training([Run("a", "", [{"iteration": 3, "total_loss": 9.0}])])
+    assert found["total"].axes[0].lines[0].get_marker() == "o"
+
+
 def test_errors_confusion_and_calibration():
     kinds = ["correct", "correct", "missed", "duplicate", "duplicate", "ignored"]
     detections = [Detection(1, 0, 0.8, 0.9, kind, 0) for kind in kinds if kind != "missed"]
@@ -34,9 +39,17 @@ def test_errors_confusion_and_calibration():
     (ax,) = charts.draw_errors(errors).axes
     heights = dict(zip([x.get_text() for x in ax.get_xticklabels()], [bar.get_height() for bar in ax.patches]))
     assert heights == {**dict.fromkeys(heights, 0), "duplicate": 2} and "2 right" in ax.get_title()
-    (ax,) = charts.draw_confusion(errors, ["cat"]).axes
+    (ax,) = charts.draw_confusion(errors, ["a cat of the longest kind"]).axes
+    assert ax.get_xticklabels()[0].get_text() == "a cat of the longest ki…"
     assert {text.get_text() for text in ax.texts} == {"3", "1"}
     assert ax.images[0].get_array()[0].tolist() == [0.75, 0.25]
     (ax,) = charts.draw_calibration(errors.confident()).axes
     assert ax.get_title() == "calibration error 0.300"  # 2 of 4 at a score of 0.8
     assert ax.lines[1].get_xydata()[0] == pytest.approx([0.8, 0.5])
+
+
+def test_counts_are_plain_numbers():
+    detections = [Detection(1, 0, 0.8, 0.9, "correct", 0)] * 12
+    figure = charts.draw_scores(detections, 0.5)
+    figure.canvas.draw()
+    assert [x.get_text() for x in figure.axes[0].get_yticklabels()] == ["0", "1", "10"]

@@ -11,7 +11,7 @@ from pentamask.report.detection import evaluate_results, load_results, load_trut
 
 def test_numbers_are_those_of_coco(run):
     masks, boxes = evaluate_results(load_truth("two_pictures"), load_results(run / "inference"))
-    assert (masks.task, boxes.task) == ("segm", "bbox") and masks.names == ["one", "<two>"]
+    assert (masks.task, boxes.task) == ("segm", "bbox") and masks.names == ["one", "<two> $\\frac$"]
     # Of "one", the second detection finds one of two objects, at any IoU: precision 1/2 at 51 of 101 recalls.
     rows = masks.by_class()
     assert rows[0]["AP"] == pytest.approx(100 * 0.5 * 51 / 101) and rows[1]["AP"] == 0

@@ -24,8 +24,8 @@ def test_a_training(tmp_path):
     speed = "Total inference pure compute time: 0:00:04 (0.0402 s / iter per device, on 1 devices)"
     table = "-----  ----\nPython 3.11\n-----  ----"
     (folder / "log.txt").write_text(f"Environment info:\n{table}\n[...] {speed}\n")
-    (folder / "explain" / "7").mkdir(parents=True)
-    (folder / "explain" / "7" / "bases.png").touch()
+    (folder / "inside" / "7").mkdir(parents=True)
+    (folder / "inside" / "7" / "bases.png").touch()
     other = tmp_path / "b" / "out"
     other.mkdir(parents=True)
     lazy = "dataloader: {test: {dataset: {names: z}}}\ntrain: {init_checkpoint: w.pth}\nodd: !!python/object:x {a: 1}"
@@ -34,7 +34,7 @@ def test_a_training(tmp_path):
     assert (first.name, second.name) == ("a/out", "b/out") and first.metrics == lines
     assert first.datasets == {x: str(folder / "inference" / x) for x in "xy"}
     assert second.datasets == {"z": str(other / "inference")}
-    assert first.environment == table and first.explained == {"7": [str(folder / "explain" / "7" / "bases.png")]}
+    assert first.environment == table and first.explained == {"7": [str(folder / "inside" / "7" / "bases.png")]}
     assert first.facts == {
         "checkpoint": str(folder / "model.pth"),
         "SHA-256 of it": hashlib.sha256(b"weights").hexdigest(),

@@ -75,7 +75,7 @@ def test_numbers_of_every_model(lazy, tmp_path, values, results, name):
             for key, value in found["panoptic"]["groups"][group].items():
                 assert value == pytest.approx(results["panoptic_seg"][key.upper() + suffix], nan_ok=True)
         assert len(found["panoptic"]["classes"]) == 9
-    assert list(values["explained"].values())[0].keys() == {"000001"}
+    assert list(values["explained"].values())[0].keys() == {"000_000001"}
     assert os.path.isfile(path)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 
@@ -37,6 +37,8 @@ def test_predictions_change_the_image_where_they_are():
     drawn = draw_predictions(image, _predict(image), metadata, scale=2)
     assert drawn.shape == (120, 160, 3)
     assert (drawn[4:40, 4:40] != 200).mean() > 0.5 and (drawn[100:, 100:] == 200).all()
+    formula = Metadata(thing_classes=["a", "b", "c", "d", "$\\frac$"])  # as matplotlib would take it
+    assert draw_predictions(image, _predict(image), formula).shape == image.shape
     semantic = {"sem_seg": torch.zeros(4, 60, 80)}
     assert (draw_predictions(image, semantic, MetadataCatalog.get("shapes_val_panoptic_separated")) != 200).any()
 
@@ -57,5 +59,5 @@ def test_segments_of_an_unknown_dataset_are_drawn_with_class_numbers():
     id_map = torch.ones(60, 80, dtype=torch.int32)
     id_map[:30] = 2
     metadata = with_class_names(MetadataCatalog.get("never registered"))
-    assert metadata.thing_classes[90] == "90"
+    assert metadata.thing_classes[90] == "90" and metadata.thing_colors[0] == [0, 113, 188]  # Detectron2's first
     assert (draw_predictions(image, {"panoptic_seg": (id_map, segments)}, metadata) != image).any()

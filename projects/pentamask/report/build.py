@@ -14,7 +14,7 @@ from pentamask.common import import_extra
 from pentamask.data.panoptic import find_metadata
 from pentamask.engine.checks import check_registered
 from pentamask.evaluation.panoptic import PREDICTIONS, SEGMENTS_FOLDER, quality_by_class
-from pentamask.visualize.predictions import with_class_names
+from pentamask.visualize.predictions import literal_text, with_class_names
 
 from . import charts
 from .detection import Detections, evaluate_results, load_results, load_truth
@@ -27,6 +27,7 @@ _TASKS = {"segm": "mask", "bbox": "box"}
 _THRESHOLD_WITHOUT_ERRORS = 0.5
 
 
+@literal_text()
 def write_report(folders: Sequence[str], output: str, *, num_images: int = 40) -> str:
     """A page about one or more trainings or evaluations, from the files in their OUTPUT_DIRs.
 

@@ -7,14 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from .detection import Detections
 from .errors import KINDS, Detection, Errors, calibration
 from .runs import Run
 
 _LOSSES_IN_A_ROW = 4
-_MAX_CURVES = 12  # classes with a curve of their own
+_MAX_CURVES = 10  # classes with a curve of their own: so many colours there are
 _MAX_WRITTEN = 20  # classes up to which a confusion matrix has its numbers in it
+_LONGEST_NAME = 24  # characters of a class
 _STYLE: dict[str, Any] = {"fontsize": 8}
 
 
@@ -27,18 +29,24 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
     return figure, axes
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
 def _series(run: Run, name: str) -> tuple[list[float], list[float]]:
     """Iterations and values of one metric; a resumed training keeps the later of two values."""
     values = {line["iteration"]: line[name] for line in run.metrics if name in line and "iteration" in line}
     return sorted(values), [values[i] for i in sorted(values)]
 
 
-def _plot_series(ax: Axes, runs: Sequence[Run], name: str, **style: Any) -> None:
+def _plot_series(ax: Axes, runs: Sequence[Run], name: str, dots: bool) -> None:
     for i, run in enumerate(runs):
         x, y = _series(run, name)
         if x:
-            ax.plot(x, y, linewidth=1, label=run.name, color=f"C{i}", **style)
+            marker = "o" if dots or len(x) == 1 else None  # one point makes no line
+            ax.plot(x, y, linewidth=1, label=run.name, color=f"C{i}", marker=marker, markersize=3)
     ax.set_title(name, **_STYLE)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def draw_training(runs: Sequence[Run]) -> dict[str, Figure]:
@@ -59,7 +67,7 @@ def _draw_group(runs: Sequence[Run], names: Sequence[str], dots: bool) -> Figure
     rows = -(-len(names) // columns)
     figure, axes = _figure(2.9 * columns, 2.1 * rows, rows, columns)
     for ax, name in zip(axes, names):
-        _plot_series(ax, runs, name, marker="o" if dots else None, markersize=3)
+        _plot_series(ax, runs, name, dots)
     for ax in axes[len(names) :]:
         ax.axis("off")
     if len(runs) > 1:
@@ -80,14 +88,15 @@ def draw_precision_recall(found: Detections) -> Figure:
     areas = np.where(known, precision[0].mean(axis=0), -1)
     for k in sorted(np.argsort(areas)[-_MAX_CURVES:].tolist()):
         if known[k]:
-            classes.plot(recalls, precision[0, :, k], label=found.names[k], linewidth=1)
+            classes.plot(recalls, precision[0, :, k], label=_short(found.names[k]), linewidth=1)
     for ax, title in ((means, "mean of all classes"), (classes, "classes at IoU 0.50")):
         ax.set(xlim=(0, 1), ylim=(0, 1.02))
         ax.set_xlabel("recall", **_STYLE)
         ax.set_ylabel("precision", **_STYLE)
         ax.set_title(title, **_STYLE)
-        if ax.lines:
-            ax.legend(fontsize=6, loc="lower left")
+    if means.lines:
+        means.legend(fontsize=6, loc="lower left")
+        classes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -103,6 +112,7 @@ def draw_scores(detections: Sequence[Detection], threshold: float) -> Figure:
     ):
         ax.hist(values, bins, stacked=True, label=["right", "wrong"], color=["seagreen", "indianred"])
         ax.set_yscale("symlog")
+        ax.yaxis.set_major_formatter(ScalarFormatter())  # plain numbers: powers of ten would be formulas
         ax.set_title(title, **_STYLE)
         ax.legend(fontsize=6)
     scores.axvline(threshold, color="black", linewidth=0.8, linestyle="--")
@@ -115,6 +125,7 @@ def draw_errors(errors: Errors) -> Figure:
     counts = errors.counts()
     bars = ax.bar(KINDS, [counts[kind] for kind in KINDS], color="indianred")
     ax.bar_label(bars, fontsize=7)
+    ax.margins(y=0.12)
     ax.tick_params(axis="x", labelrotation=30)
     ax.set_title(f"errors from a score of {errors.threshold:.2f}, {counts['correct']} right", **_STYLE)
     return figure
@@ -136,15 +147,14 @@ def draw_calibration(detections: list[Detection]) -> Figure:
 
 def draw_confusion(errors: Errors, names: Sequence[str]) -> Figure:
     """Truth by prediction, each row by its sum, in numbers where there is room."""
-    counts, labels = errors.confusion, [*names, "background"]
+    counts, labels = errors.confusion, [*map(_short, names), "background"]
     side = min(3 + 0.32 * len(labels), 14)
     figure, (ax,) = _figure(side, side)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     ax.grid(visible=False)
-    size = 7 if len(labels) <= _MAX_WRITTEN else 4
-    ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
-    ax.set_yticks(range(len(labels)), labels, fontsize=size)
+    ax.set_xticks(range(len(labels)), labels, rotation=90)
+    ax.set_yticks(range(len(labels)), labels)
     ax.set_xlabel("prediction", **_STYLE)
     ax.set_ylabel("truth", **_STYLE)
     if len(labels) <= _MAX_WRITTEN:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -60,7 +61,9 @@ def _with_weights(cfg: CfgNode | DictConfig, weights: str) -> CfgNode | DictConf
 
 def _explain_images(predictor: Predictor, dataset: str, folder: str) -> None:
     metadata = with_class_names(find_metadata(dataset))
-    for record in DatasetCatalog.get(dataset)[:_NUM_IMAGES]:
+    shutil.rmtree(folder, ignore_errors=True)  # those of an earlier run, which may have found more
+    for number, record in enumerate(DatasetCatalog.get(dataset)[:_NUM_IMAGES]):
         picture, parts = predictor.explain(read_record_picture(record, "BGR"), _NUM_INSTANCES)
         name = os.path.splitext(os.path.basename(record["file_name"]))[0]
-        save_explanation(picture, parts, metadata, os.path.join(folder, name))
+        # Images in several folders may have the same name.
+        save_explanation(picture, parts, metadata, os.path.join(folder, f"{number:03}_{name}"))

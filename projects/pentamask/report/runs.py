@@ -12,7 +12,7 @@ import yaml
 
 from pentamask.engine.checks import BadInput
 
-EXPLAINED = "explain"  # folder of pictures in an OUTPUT_DIR
+EXPLAINED = "inside"  # folder of pictures in an OUTPUT_DIR, made anew each time
 _BLOCK = 2**20
 _INFERENCE_SPEED = re.compile(r"Total inference pure compute time: .*\((\d+\.\d+) s / iter")
 _ENVIRONMENT = re.compile(r"Environment info:\n(-+ +-+\n.*?\n-+ +-+)\n", re.DOTALL)

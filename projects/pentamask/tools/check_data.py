@@ -25,7 +25,7 @@ from pentamask.engine.checks import BadInput, check_registered, checked_loading,
 from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.lazy import dataset_names, lazy_mask_format, load_lazy_config
 from pentamask.engine.load_config import find_config_file, load_config
-from pentamask.visualize.predictions import with_class_names
+from pentamask.visualize.predictions import literal_text, with_class_names
 
 _PANEL = 320  # pixels of the longer side of a sample
 _COLUMNS = 4
@@ -149,6 +149,7 @@ def _area(annotation: dict) -> float | None:
     return (x2 - x1) * (y2 - y1)
 
 
+@literal_text()
 def draw_samples(records: list[dict], metadata: Metadata, count: int) -> Image.Image:
     """`count` pictures, taken evenly, with their annotations, in one."""
     chosen = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).astype(int))

@@ -26,7 +26,7 @@ from pentamask.engine.lazy import dataset_names, load_lazy_config
 from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.engine.rehearsal import make_folder
 from pentamask.engine.trainer import Trainer
-from pentamask.visualize.predictions import with_class_names
+from pentamask.visualize.predictions import literal_text, with_class_names
 
 SOURCES = ("annotation", "dataloader")
 
@@ -44,6 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@literal_text()
 def main(args: argparse.Namespace) -> list[str]:
     """Write the pictures; returns their paths.
 

@@ -24,6 +24,8 @@ from pentamask.explanation import (
     WeightedSum,
 )
 
+from .predictions import literal_text
+
 _WIDTH = 11.0  # inches of a figure, if its pictures get neither smaller nor larger than this
 _SMALLEST, _LARGEST = 2.2, 3.5
 _DPI = 100
@@ -60,9 +62,10 @@ def save_explanation(image: np.ndarray, parts: Explanation, metadata: Metadata, 
     """Write the pictures of `draw_explanation` as NAME.png into a folder, which is made; returns their paths."""
     os.makedirs(folder, exist_ok=True)
     paths = []
-    for name, figure in draw_explanation(image, parts, metadata):
-        paths.append(os.path.join(folder, f"{name}.png"))
-        figure.savefig(paths[-1])
+    with literal_text():
+        for name, figure in draw_explanation(image, parts, metadata):
+            paths.append(os.path.join(folder, f"{name}.png"))
+            figure.savefig(paths[-1])
     return paths
 
 
@@ -131,7 +134,7 @@ def _captions(instances: Instances, metadata: Metadata) -> list[str]:
 
 
 def _title(ax: Axes, text: str) -> None:
-    ax.set_title(text, fontsize=7, pad=2, parse_math=False)  # a class may be called $
+    ax.set_title(text, fontsize=7, pad=2)
 
 
 def _draw_maps(image: np.ndarray, part: Maps, metadata: Metadata) -> Iterator[Figure]:

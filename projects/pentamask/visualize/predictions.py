@@ -1,19 +1,35 @@
 """Draws predictions into images and video frames with Detectron2's visualizers."""
 
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from detectron2.data import Metadata
+from detectron2.utils.colormap import colormap
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode, Visualizer
+from matplotlib import rc_context
 
 _MAX_CLASSES = 10_000
 
 
+@contextmanager
+def literal_text() -> Iterator[None]:
+    """Within, or in a function that it decorates, matplotlib takes no text for a formula: a class may be called $x$."""
+    with rc_context({"text.parse_math": False}):
+        yield
+
+
 def with_class_names(metadata: Metadata) -> Metadata:
-    """Metadata in which classes without a name are called by their number, as Detectron2 does with instances only."""
+    """Metadata in which classes without a name are called by their number, and those without a colour have one."""
     numbers = [str(label) for label in range(_MAX_CLASSES)]
-    return Metadata(**{"thing_classes": numbers, "stuff_classes": numbers} | metadata.as_dict())
+    colors = list(itertools.islice(itertools.cycle(colormap(rgb=True).astype(int).tolist()), _MAX_CLASSES))
+    defaults = {"thing_classes": numbers, "stuff_classes": numbers, "thing_colors": colors, "stuff_colors": colors}
+    return Metadata(**defaults | metadata.as_dict())
 
 
+@literal_text()
 def draw_predictions(
     image: np.ndarray,
     predictions: dict,

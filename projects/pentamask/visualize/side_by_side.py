@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from pentamask.data.pictures import read_record_picture
 
-from .predictions import draw_predictions
+from .predictions import draw_predictions, literal_text
 
 _TITLES = ("input", "ground truth", "prediction")
 _TITLE_HEIGHT = 28
@@ -48,6 +48,7 @@ def side_by_side(
     return canvas
 
 
+@literal_text()
 def draw_row(record: dict, predict: Callable, metadata: Metadata, panel: int) -> list[np.ndarray]:
     """The three panels of one image, RGB, the longer side `panel` pixels; arguments as those of `side_by_side`."""
     image = read_record_picture(record, "RGB")
