@@ -7,7 +7,6 @@ that uses half of some processors' vector units. There is no gradient.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
@@ -18,7 +17,9 @@ COLUMN_BLOCK = 16
 
 def pack_matrix(weight: Tensor) -> Tensor:
     """(..., K, C) weights of linear layers -> (..., K / 16, C, 16), the last block filled up with zeros."""
-    padded = F.pad(weight, (0, 0, 0, -weight.shape[-2] % COLUMN_BLOCK))
+    *batch, rows, columns = weight.shape
+    # Not F.pad, which fails for no columns in PyTorch 2.6.
+    padded = torch.cat([weight, weight.new_zeros(*batch, -rows % COLUMN_BLOCK, columns)], dim=-2)
     return padded.unflatten(-2, (-1, COLUMN_BLOCK)).transpose(-1, -2).contiguous()
 
 

@@ -29,7 +29,8 @@ REWRITES = [
 ]
 TORCH = Path(torch.__file__).parent
 INCLUDES = [f"-I{HERE}", f"-isystem{TORCH / 'include'}", f"-isystem{sysconfig.get_path('include')}"]
-HOST = ["g++", "-std=c++20", "-O1", "-g1", "-fPIC", *INCLUDES]
+ABI = f"-D_GLIBCXX_USE_CXX11_ABI={torch.compiled_with_cxx11_abi():d}"  # PyTorch 2.6 has the old one
+HOST = ["g++", "-std=c++20", "-O1", "-g1", "-fPIC", ABI, *INCLUDES]
 # Every access of a kernel becomes a call, which emulation.cpp answers; see there.
 KERNEL = [
     *("-x", "c++", "-fsanitize=thread,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
