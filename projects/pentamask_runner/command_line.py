@@ -6,7 +6,6 @@ import json
 import os
 import sys
 
-import numpy as np
 from PIL import Image
 
 from .output import coco_results, draw, save_panoptic
@@ -88,7 +87,7 @@ def run_on_picture(runner: Runner, path: str, number: int, args: argparse.Namesp
     print(f"{path}: {len(result.scores)} instances")
     stem = _stem(path)
     if args.output:
-        drawn = draw(pixels, result, runner.metadata["thing_classes"])
+        drawn = draw(pixels, result, runner.metadata["thing_classes"], runner.metadata["stuff_classes"])
         Image.fromarray(drawn).save(os.path.join(args.output, f"{stem}.png"))
     if args.save_panoptic:
         save_panoptic(result, args.save_panoptic, stem)
@@ -111,10 +110,9 @@ def run_on_video(runner: Runner, path: str, output: str | None) -> None:
     try:
         success, frame = video.read()
         while success:
-            pixels = np.ascontiguousarray(frame[:, :, ::-1])
-            writer.write(
-                np.ascontiguousarray(draw(pixels, runner(pixels), runner.metadata["thing_classes"])[:, :, ::-1])
-            )
+            pixels = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            drawn = draw(pixels, runner(pixels), runner.metadata["thing_classes"], runner.metadata["stuff_classes"])
+            writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
             success, frame = video.read()
     finally:
         video.release()

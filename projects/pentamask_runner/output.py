@@ -1,44 +1,68 @@
 """Results for people and for other programs: drawings, COCO's format, panoptic PNG files."""
 
-import colorsys
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from .drawing import Region, colour_of, draw_regions
 from .runner import Result
 
 
-def draw(pixels: np.ndarray, result: Result, names: list[str]) -> np.ndarray:
-    """A picture (H, W, 3) uint8 with what was found: segments of a panoptic map, masks, boxes, names and scores."""
-    blended = pixels.astype(np.float32)
+def draw(
+    pixels: np.ndarray,
+    result: Result,
+    things: Sequence[str],
+    stuff: Sequence[str] = (),
+    identities: Sequence[int | None] | None = None,
+) -> np.ndarray:
+    """A picture (H, W, 3) uint8 with what was found: the segments of a panoptic map, else masks or boxes.
+
+    Args:
+        pixels: the picture, RGB.
+        result: what was found in it.
+        things, stuff: names of the classes; those without are called by their number.
+        identities: in a video, a number for each instance, or each segment: written down and seen by its colour.
+    """
     if result.panoptic is not None:
         ids, segments = result.panoptic
-        for segment in segments:
-            _tint(blended, ids == segment["id"], _colour(segment["id"]))
-    elif result.masks is not None:
-        for i, mask in enumerate(result.masks):
-            _tint(blended, mask, _colour(i))
-    image = Image.fromarray(blended.astype(np.uint8))
-    canvas = ImageDraw.Draw(image)
-    for i, (box, score, label) in enumerate(zip(result.boxes.tolist(), result.scores, result.classes)):
-        name = names[label] if label < len(names) else str(label)
-        canvas.rectangle(box, outline=_colour(i), width=2)
-        canvas.text(
-            (box[0] + 3, box[1] + 1), f"{name} {score:.0%}", fill=(255, 255, 255), stroke_width=1, stroke_fill=0
+        regions = []
+        for segment, identity in zip(segments, identities or [None] * len(segments)):
+            label, is_thing = segment["category_id"], segment["isthing"]
+            name, score = (_name(things, label), segment.get("score")) if is_thing else (_name(stuff, label), None)
+            number = segment["id"] if is_thing else -1 - label
+            regions.append(_region(name, score, number, identity, ids == segment["id"]))
+        return draw_regions(pixels, regions)
+    masks = [None] * len(result.scores) if result.masks is None else result.masks
+    regions = [
+        _region(_name(things, label), score, i, identity, mask, box)
+        for i, (label, score, identity, mask, box) in enumerate(
+            zip(result.classes, result.scores, identities or [None] * len(masks), masks, result.boxes.tolist())
         )
-    return np.asarray(image)
+    ]
+    return draw_regions(pixels, regions[::-1])  # the best on top
 
 
-def _tint(pixels: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
-    pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour, dtype=np.float32)
+def _name(names: Sequence[str], label: int) -> str:
+    return names[label] if label < len(names) else str(label)
 
 
-def _colour(number: int) -> tuple[int, int, int]:
-    """Hues at golden angles, so that neighbours differ."""
-    return tuple(int(255 * x) for x in colorsys.hsv_to_rgb(0.618 * number % 1, 0.8, 1.0))  # type: ignore[return-value]
+def _region(
+    name: str,
+    score: float | None,
+    number: int,
+    identity: int | None,
+    mask: np.ndarray | None,
+    box: Sequence[float] | None = None,
+) -> Region:
+    """With all that is known in its caption, and the colour of its identity, else of its number."""
+    caption = name if score is None else f"{name} {score:.0%}"
+    if identity is None:
+        return Region(caption, colour_of(number), mask, box)
+    return Region(f"{caption} #{identity}", colour_of(identity), mask, box)
 
 
 def coco_results(result: Result, image_id: int, file_name: str, dataset_ids: list[int]) -> list[dict[str, Any]]:

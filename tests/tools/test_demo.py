@@ -40,6 +40,17 @@ def images(shapes) -> str:
     return os.path.join(shapes, "val")
 
 
+@pytest.fixture
+def clip(images, tmp_path) -> str:
+    """A video of three frames of 64 x 96, ten a second."""
+    path = str(tmp_path / "clip.mp4")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (96, 64))
+    for file in sorted(glob.glob(images + "/*.jpg"))[:3]:
+        writer.write(cv2.resize(cv2.imread(file), (96, 64)))
+    writer.release()
+    return path
+
+
 def test_patterns_and_files_into_a_new_folder(images, tiny, tmp_path, monkeypatch):
     names = ["000001.jpg", "000002.jpg", "000003.jpg"]
     inputs = [os.path.join(images, "00000[12].jpg"), os.path.join(images, "000003.jpg")]
@@ -178,15 +189,23 @@ def test_ground_truth_beside_predictions(shapes, tiny, tmp_path):
         "YOLACT/yolact_resnet50.py",
     ],
 )
-def test_lazy_configs(images, lazy, tmp_path, name):
-    source, target = os.path.join(images, "000001.jpg"), str(tmp_path / "a.png")
-    flags, overrides = lazy(name)[:2], lazy(name)[2:]
-    common = ["--confidence-threshold", "0", "--input", source, "--output", target, "--opts", *overrides]
-    demo.main(demo.get_parser().parse_args([*flags, *common]))
-    before, after = (np.array(Image.open(path)) for path in (source, target))
-    assert before.shape == after.shape and (before != after).any()
+def test_lazy_configs(images, clip, lazy, tmp_path, name):
+    """Of all five models: a picture, a picture in tiles, a video."""
+    source, words = os.path.join(images, "000001.jpg"), lazy(name)
+
+    def run(*flags: str, override: str = "train.seed=1") -> None:
+        common = ["--confidence-threshold", "0", *flags, "--opts", *words[2:], override]
+        demo.main(demo.get_parser().parse_args([*words[:2], *common]))
+
+    for target, flags in ((tmp_path / "a.png", ()), (tmp_path / "tiles.png", ("--tile", "80"))):
+        run("--input", source, "--output", str(target), *flags)
+        before, after = (np.array(Image.open(path)) for path in (source, target))
+        assert before.shape == after.shape and (before != after).any()
+    run("--video-input", clip, "--output", str(tmp_path / "new"), "--save-json", str(tmp_path / "tracks.json"))
+    assert cv2.VideoCapture(str(tmp_path / "new" / "clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert {result["image_id"] for result in json.loads((tmp_path / "tracks.json").read_text())} == {0, 1, 2}
     with pytest.raises(BadInput, match=r"train.init_checkpoint: 'no.pth' does not exist"):
-        demo.main(demo.get_parser().parse_args([*flags, *common, "train.init_checkpoint=no.pth"]))
+        run("--input", source, "--output", str(tmp_path / "b.png"), override="train.init_checkpoint=no.pth")
 
 
 def test_tiles(images, tiny, tmp_path):
@@ -198,14 +217,10 @@ def test_tiles(images, tiny, tmp_path):
         _run("--input", images, "--output", str(tmp_path / "x"), "--tile", "64", "--overlap", "1", "--opts", *tiny)
 
 
-def test_video_keeps_its_size_and_number_of_frames(images, tiny, tmp_path):
-    source = str(tmp_path / "clip.mp4")
-    frames = [cv2.resize(cv2.imread(path), (96, 64)) for path in sorted(glob.glob(images + "/*.jpg"))[:3]]
-    writer = cv2.VideoWriter(source, cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (96, 64))
-    for frame in frames:
-        writer.write(frame)
-    writer.release()
-    target = str(tmp_path / "out.mp4")
+def test_video_keeps_its_size_and_number_of_frames(clip, tiny, tmp_path):
+    source, target = clip, str(tmp_path / "out.mp4")
+    with pytest.raises(BadInput, match=r"Cannot write the video .*out.png: give a name that ends in one of .mp4"):
+        _run("--video-input", source, "--output", str(tmp_path / "out.png"), "--opts", *tiny)
     _run("--video-input", source, "--output", target, "--opts", *tiny)
     video = cv2.VideoCapture(target)
     assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (96, 64)

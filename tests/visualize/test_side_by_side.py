@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.video_visualizer import VideoVisualizer
 
 import pentamask  # noqa: F401
 from pentamask.visualize.predictions import draw_frame, draw_predictions, with_class_names
 from pentamask.visualize.side_by_side import side_by_side
+from pentamask.visualize.tracking import VideoTracker
 
 
 def _predict(image: np.ndarray) -> dict:
@@ -48,9 +48,10 @@ def test_frames_of_instances_semantic_and_panoptic_models():
     metadata = MetadataCatalog.get("shapes_val_panoptic_separated")
     id_map = torch.ones(60, 80, dtype=torch.int32)
     panoptic = (id_map, [{"id": 1, "isthing": False, "category_id": 1}])
-    for predictions in (_predict(frame), {"sem_seg": torch.zeros(4, 60, 80)}, {"panoptic_seg": panoptic}):
-        drawn = draw_frame(VideoVisualizer(metadata), frame, predictions)
-        assert drawn.shape == frame.shape and (drawn != frame).any()
+    instances = VideoTracker()(_predict(frame))
+    for predictions in (instances, {"sem_seg": torch.zeros(4, 60, 80)}, {"panoptic_seg": panoptic}):
+        drawn = draw_frame(frame, predictions, metadata)
+        assert drawn.shape == frame.shape and (drawn[20:28, 20:28] != frame[20:28, 20:28]).all(axis=2).mean() > 0.5
 
 
 def test_segments_of_an_unknown_dataset_are_drawn_with_class_numbers():

@@ -21,8 +21,6 @@ import numpy as np
 import tqdm
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.utils.logger import setup_logger
-from detectron2.utils.video_visualizer import VideoVisualizer
-from detectron2.utils.visualizer import ColorMode
 from PIL import Image
 
 from pentamask.data.panoptic import find_metadata
@@ -37,11 +35,11 @@ from pentamask.tools.pipeline import ahead
 from pentamask.tools.save_predictions import Saver
 from pentamask.visualize.predictions import draw_frame, draw_predictions, with_class_names
 from pentamask.visualize.side_by_side import side_by_side
-from pentamask.visualize.tracking import Tracker
+from pentamask.visualize.tracking import VideoTracker
 
 _ESCAPE = 27
 _NUM_RECORDS = 24  # of a dataset that --ground-truth shows
-_CODECS = (("x264", ".mkv"), ("mp4v", ".mp4"))
+_VIDEO_ENDINGS = (".mp4", ".mkv", ".avi", ".mov")
 logger = logging.getLogger("pentamask.demo")
 
 
@@ -112,14 +110,14 @@ def main(args: argparse.Namespace) -> None:
         return
     if args.webcam and args.output:
         raise BadInput("--output cannot be combined with --webcam.")
+    if args.batch_size < 1 or (args.batch_size > 1 and args.tile):
+        raise BadInput(f"--batch-size {args.batch_size}: give 1 or more, and 1 with --tile.")
+    name = args.video_input or "webcam"
     with open_video(0 if args.webcam else args.video_input) as video:
-        if args.batch_size < 1 or (args.batch_size > 1 and args.tile):
-            raise BadInput(f"--batch-size {args.batch_size}: give 1 or more, and 1 with --tile.")
+        target = video_path(name, args.output)
         saver = Saver(args.save_json)
         predictor, metadata = build_predictor(args)
-        run_on_video(
-            predictor, metadata, video, args.video_input or "webcam", args.output, saver, batch_size=args.batch_size
-        )
+        run_on_video(predictor, metadata, video, name, target, saver, batch_size=args.batch_size)
 
 
 def _draw_ground_truth(predictor: Predictor, dataset: str, output: str) -> None:
@@ -258,6 +256,28 @@ def output_paths(paths: list[str], output: str | None) -> list[str | None]:
     return list(targets)
 
 
+def video_path(source: str, output: str | None) -> str | None:
+    """Where the video with predictions goes; its folder is made.
+
+    Args:
+        source: the video, or "webcam".
+        output: a file, or a folder for one named as the source; None for a window.
+
+    Raises:
+        BadInput: the file exists, OpenCV does not write such, or the folder cannot be made.
+    """
+    if output is None:
+        return None
+    if os.path.isdir(output) or not os.path.splitext(output)[1]:
+        output = os.path.join(output, os.path.splitext(os.path.basename(source))[0] + ".mp4")
+    if os.path.splitext(output)[1].lower() not in _VIDEO_ENDINGS:
+        raise BadInput(f"Cannot write the video {output}: give a name that ends in one of {' '.join(_VIDEO_ENDINGS)}.")
+    if os.path.exists(output):
+        raise BadInput(f"--output {output} exists already: remove it or choose another name.")
+    make_folder(os.path.dirname(output) or ".", "--output")
+    return output
+
+
 def _save(drawn: np.ndarray, path: str) -> None:
     """Write an RGB picture, as PNG where Pillow does not know the ending."""
     known = os.path.splitext(path)[1].lower() in Image.registered_extensions()
@@ -298,7 +318,7 @@ def run_on_video(
     metadata: Metadata,
     video: cv2.VideoCapture,
     name: str,
-    output: str | None,
+    target: str | None,
     saver: Saver,
     *,
     batch_size: int = 1,
@@ -311,8 +331,8 @@ def run_on_video(
         predictor: the model.
         metadata: of the dataset: class names and colours.
         video: open.
-        name: of its file, for that of the output in a folder.
-        output: a new file, or a folder, which is made; None opens a window, where Esc quits.
+        name: of its file.
+        target: a new file, of MPEG-4; None opens a window, where Esc quits.
         saver: of other forms of what is found, by the frames' numbers.
         batch_size: frames that the model sees at once.
 
@@ -320,18 +340,19 @@ def run_on_video(
         BadInput: the video cannot be written.
     """
     size = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    writer = _open_writer(name, output, video.get(cv2.CAP_PROP_FPS) or 25.0, size) if output else None
-    visualizer, tracker = VideoVisualizer(metadata, ColorMode.IMAGE), Tracker(size[1], size[0])
-    num_frames = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    rate = video.get(cv2.CAP_PROP_FPS) or 25.0
+    writer = cv2.VideoWriter(target, cv2.VideoWriter.fourcc(*"mp4v"), rate, size) if target else None
+    if writer is not None and not writer.isOpened():
+        raise BadInput(f"OpenCV cannot write the video {target}.")
+    num_frames, track = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), VideoTracker()
     try:
-        seen = ahead(_predict_frames(predictor, ahead(_frames(video)), batch_size))
+        seen = ahead(_predict_frames(predictor, ahead(read_frames(video)), batch_size))
         for frame, predictions in tqdm.tqdm(seen, total=num_frames if num_frames > 0 else None):
-            if "instances" in predictions:
-                predictions["instances"] = tracker(predictions["instances"])
-            saver.add(name, predictions, metadata)
-            drawn = draw_frame(visualizer, frame[:, :, ::-1], predictions)
+            tracked = track(predictions)
+            saver.add(name, tracked, metadata)
+            drawn = draw_frame(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), tracked, metadata)
             if writer is not None:
-                writer.write(drawn[:, :, ::-1])
+                writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
             elif _show(drawn, 1):
                 break
         saver.finish()
@@ -348,30 +369,13 @@ def _predict_frames(
         yield from zip(batch, predictor.predict_batch(batch) if len(batch) > 1 else [predictor(batch[0])])
 
 
-def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
+def read_frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
     """The frames (H, W, 3) uint8, BGR."""
     while True:
         success, frame = video.read()
         if not success:
             return
         yield frame
-
-
-def _open_writer(source: str, output: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    """A writer with x264 in .mkv where OpenCV has it, else MPEG-4 in .mp4; a file name given decides itself."""
-    is_folder = os.path.isdir(output) or not os.path.splitext(output)[1]
-    make_folder(output if is_folder else os.path.dirname(output) or ".", "--output")
-    stem = os.path.join(output, os.path.splitext(os.path.basename(source))[0])
-    for codec, extension in _CODECS:
-        path = stem + extension if is_folder else output
-        if os.path.exists(path):
-            raise BadInput(f"--output {path} exists already: remove it or choose another name.")
-        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), fps, size)
-        if writer.isOpened():
-            return writer
-        if os.path.exists(path):
-            os.remove(path)
-    raise BadInput(f"OpenCV cannot write the video {path}: give a name that ends in .mkv or .mp4.")
 
 
 def cli() -> None:

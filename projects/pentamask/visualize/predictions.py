@@ -1,4 +1,4 @@
-"""Draws predictions into images and video frames with Detectron2's visualizers."""
+"""Draws predictions: into images with Detectron2's visualizer, into frames of a video quickly."""
 
 import itertools
 from collections.abc import Iterator
@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.utils.colormap import colormap
-from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from matplotlib import rc_context
+from pentamask_runner import Result
+from pentamask_runner.output import draw
 
 _MAX_CLASSES = 10_000
 
@@ -62,22 +63,31 @@ def draw_predictions(
     return visualizer.get_output().get_image()
 
 
-def draw_frame(visualizer: VideoVisualizer, frame: np.ndarray, predictions: dict) -> np.ndarray:
-    """A frame of a video with its predictions; instances keep their colours from frame to frame.
+def draw_frame(frame: np.ndarray, predictions: dict, metadata: Metadata) -> np.ndarray:
+    """A frame of a video with its predictions, as `pentamask_runner` draws them.
+
+    That takes a tenth of the time of Detectron2's `VideoVisualizer`, which takes the processor away from the model.
 
     Args:
-        visualizer: the same one for all frames of a video, in order.
         frame: (H, W, 3) uint8, RGB.
-        predictions: as in `draw_predictions`.
+        predictions: as `VideoTracker` gives them: "panoptic_seg", else "instances", else "sem_seg".
+        metadata: of the dataset: names of the classes.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
+    result, identities = Result(np.zeros((0, 4)), np.zeros(0), np.zeros(0)), None
     if "panoptic_seg" in predictions:
         id_map, segments = predictions["panoptic_seg"]
-        output = visualizer.draw_panoptic_seg_predictions(frame, id_map.cpu(), segments)
+        result.panoptic = id_map.numpy(), segments
+        identities = [segment.get("track_id") for segment in segments]
     elif "instances" in predictions:
-        output = visualizer.draw_instance_predictions(frame, predictions["instances"].to("cpu"))
+        found = predictions["instances"]
+        masks = found.pred_masks.numpy() if found.has("pred_masks") else None
+        result = Result(found.pred_boxes.tensor.numpy(), found.scores.numpy(), found.pred_classes.numpy(), masks)
+        identities = found.ID.tolist()
     else:
-        output = visualizer.draw_sem_seg(frame, predictions["sem_seg"].argmax(dim=0).cpu())
-    return output.get_image()
+        labels = predictions["sem_seg"].argmax(dim=0).cpu().numpy()
+        segments = [{"id": label, "category_id": label, "isthing": False} for label in np.unique(labels).tolist()]
+        result.panoptic = labels, segments
+    return draw(frame, result, metadata.thing_classes, metadata.stuff_classes, identities)
