@@ -57,6 +57,15 @@ def test_several_runs_and_no_predictions(run, page, tmp_path):
     assert page.locator("#which option").count() == 2 and page.locator(".cards:visible").count() == 1
 
 
+def test_nothing_found(run, page, tmp_path):
+    (run / "inference" / "coco_instances_results.json").write_text("[]")
+    page.goto(f"file://{write_report([str(run)], str(tmp_path / 'report'))}")
+    assert "out, two_pictures: nothing was found in any picture." in page.inner_text("#summary")
+    assert not page.locator("#summary table").is_visible()
+    page.select_option("#error", "missed")
+    assert shown(page) == ["image 1", "image 2"]
+
+
 def test_mistakes(run, tmp_path):
     MetadataCatalog.get("two_pictures")
     (run / "config.yaml").write_text("DATASETS: {TEST: [two_picture]}")

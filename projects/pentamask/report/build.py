@@ -17,8 +17,8 @@ from pentamask.evaluation.panoptic import PREDICTIONS, SEGMENTS_FOLDER, quality_
 from pentamask.visualize.predictions import literal_text, with_class_names
 
 from . import charts
-from .detection import Detections, evaluate_results, load_results, load_truth
-from .errors import KINDS, find_errors
+from .detection import Detections, class_names, evaluate_results, load_results, load_truth
+from .errors import KINDS, find_errors, find_nothing
 from .gallery import Card, choose_cards, draw_cards
 from .runs import Run, read_runs
 
@@ -55,7 +55,7 @@ def write_report(folders: Sequence[str], output: str, *, num_images: int = 40) -
         {
             "runs": runs,
             "training": training,
-            "evaluations": [x for x in evaluations if x["tables"] or x["panoptic"]],
+            "evaluations": [x for x in evaluations if x is not None],
             "explained": {run.name: writer.copies(run) for run in runs if run.explained},
             "kinds": KINDS,
         }
@@ -96,13 +96,17 @@ def _file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
 
-def _describe_evaluation(writer: _Writer, run: Run, dataset: str, folder: str, num_images: int) -> dict[str, Any]:
-    """What the page says about one dataset: tables, charts, and the gallery."""
+def _describe_evaluation(
+    writer: _Writer, run: Run, dataset: str, folder: str, num_images: int
+) -> dict[str, Any] | None:
+    """What the page says about one dataset: tables, charts, and the gallery; None if it has not been evaluated."""
     check_registered(dataset, f"The test dataset of {run.folder}")
     key = _file_name(f"{run.name}-{dataset}")
     found: dict[str, Any] = {"key": key, "run": run.name, "dataset": dataset, "tables": [], "charts": [], "cards": []}
     found["panoptic"] = _describe_panoptic(dataset, folder)
     results = load_results(folder)
+    if results is None and found["panoptic"] is None:
+        return None
     threshold, cards = _THRESHOLD_WITHOUT_ERRORS, list[Card]()
     if results:
         evaluated = evaluate_results(load_truth(dataset), results)
@@ -110,9 +114,12 @@ def _describe_evaluation(writer: _Writer, run: Run, dataset: str, folder: str, n
         threshold, cards = _describe_detections(writer, found, evaluated[0], num_images)
     elif found["panoptic"]:
         cards = _first_cards(folder, num_images)
+    elif results is not None:
+        truth = load_truth(dataset)
+        cards = choose_cards(find_nothing(truth), class_names(truth), num_images)
     place = f"{FILES}/images/{key}"
     metadata = with_class_names(find_metadata(dataset))
-    names = draw_cards(cards, dataset, folder, results, metadata, threshold, os.path.join(writer.output, place))
+    names = draw_cards(cards, dataset, folder, results or [], metadata, threshold, os.path.join(writer.output, place))
     found["threshold"] = threshold
     found["cards"] = [{"card": card, "path": f"{place}/{names[card.image]}"} for card in cards]
     found["classes"] = sorted({name for card in cards for name in card.classes})

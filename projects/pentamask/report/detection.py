@@ -70,11 +70,11 @@ def _mean(precision: np.ndarray) -> float:
     return float(known.mean()) if known.size else -1.0
 
 
-def load_results(folder: str) -> list[dict]:
-    """The predictions that a COCO evaluator wrote into a folder, [] if it wrote none."""
+def load_results(folder: str) -> list[dict] | None:
+    """The predictions that a COCO evaluator wrote into a folder; None if it was not there."""
     path = os.path.join(folder, RESULTS)
     if not os.path.isfile(path):
-        return []
+        return None
     with open(path) as file:
         return json.load(file)
 
@@ -85,17 +85,19 @@ def load_truth(dataset: str) -> COCO:
         return MaskScoreCOCOEvaluator(dataset, output_dir=folder)._coco_api
 
 
+def class_names(coco: COCO) -> list[str]:
+    """Those of the ground truth, in the order of `Detections.names`."""
+    return [coco.cats[i]["name"] for i in sorted(coco.cats)]
+
+
 def evaluate_results(coco: COCO, results: list[dict]) -> list[Detections]:
     """COCO's evaluation of masks, if there are any, and boxes, with the evaluator's own settings.
 
     Args:
         coco: from `load_truth`.
-        results: from `load_results`.
+        results: from `load_results`, at least one.
     """
-    if not results:
-        return []
-    names = [coco.cats[i]["name"] for i in sorted(coco.cats)]
-    found = []
+    names, found = class_names(coco), []
     for task in ("segm", "bbox") if "segmentation" in results[0] else ("bbox",):
         ranked = ranked_by_mask(results) if task == "segm" and has_mask_scores(results) else results
         with contextlib.redirect_stdout(io.StringIO()):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .detection import Detections
@@ -84,6 +85,14 @@ def find_errors(found: Detections) -> Errors:
         detections += own
         missed += left
     return Errors(threshold, detections, missed, _confusion(agnostic, labels, threshold))
+
+
+def find_nothing(coco: COCO) -> Errors:
+    """The errors of a model without detections: it missed every object."""
+    labels = {category: k for k, category in enumerate(sorted(coco.cats))}
+    objects = [x for x in coco.anns.values() if not x.get("iscrowd", 0)]
+    missed = [Missed(x["image_id"], labels[x["category_id"]]) for x in objects]
+    return Errors(0.0, [], missed, np.zeros((len(labels) + 1, len(labels) + 1), dtype=int))
 
 
 def _without_classes(evaluated: COCOeval) -> COCOeval:
