@@ -104,6 +104,7 @@ def _word(text: str, size: int) -> np.ndarray:
     Captions have the same words again and again, and drawing them takes longer than all the rest.
     """
     font = _font(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as Pillow's own is in any size
     image = Image.new("L", (round(font.getlength(f"{text} ")), sum(font.getmetrics())))
     ImageDraw.Draw(image).text((1, 0), text, fill=255, font=font)
     return np.asarray(image, dtype=np.float32) / 255

@@ -56,6 +56,15 @@ def test_maps_of_instances_have_a_row_each():
     assert titles(figure)[::2] == ["dog 90%", "cat 50%"] and figure.axes[1].get_xlim() == (0, 30)
 
 
+def test_letters_of_wide_figures_are_larger():
+    maps = [torch.ones(2, 3, 3)]
+    (figure,) = draw(masks=InstanceMaps("A", INSTANCES, maps * 10, ["mask"] * 10)).values()
+    assert figure.axes[0].title.get_fontsize() / figure.get_figwidth() == pytest.approx(7 / 11)
+    names = Metadata(thing_classes=["cat", "a dog of an uncommonly long name"])
+    (figure,) = dict(draw_explanation(IMAGE, {"x": InstanceMaps("A", INSTANCES, maps, ["m"])}, names)).values()
+    assert titles(figure)[0] == "a dog of an uncommonly … 90%"
+
+
 def test_sums_have_a_picture_for_each_instance():
     maps, result = torch.rand(10, 4, 4), torch.rand(2, 4, 4)
     weights = torch.linspace(-1, 1, 10).expand(2, 10)

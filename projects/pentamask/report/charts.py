@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
+from pentamask.visualize.predictions import shortened
+
 from .detection import Detections
 from .errors import KINDS, Detection, Errors, calibration
 from .runs import Run
@@ -16,7 +18,6 @@ from .runs import Run
 _LOSSES_IN_A_ROW = 4
 _MAX_CURVES = 10  # classes with a curve of their own: so many colours there are
 _MAX_WRITTEN = 20  # classes up to which a confusion matrix has its numbers in it
-_LONGEST_NAME = 24  # characters of a class
 _STYLE: dict[str, Any] = {"fontsize": 8}
 
 
@@ -27,10 +28,6 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
         ax.tick_params(labelsize=7)
         ax.grid(alpha=0.25)
     return figure, axes
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _series(run: Run, name: str) -> tuple[list[float], list[float]]:
@@ -88,7 +85,7 @@ def draw_precision_recall(found: Detections) -> Figure:
     areas = np.where(known, precision[0].mean(axis=0), -1)
     for k in sorted(np.argsort(areas)[-_MAX_CURVES:].tolist()):
         if known[k]:
-            classes.plot(recalls, precision[0, :, k], label=_short(found.names[k]), linewidth=1)
+            classes.plot(recalls, precision[0, :, k], label=shortened(found.names[k]), linewidth=1)
     for ax, title in ((means, "mean of all classes"), (classes, "classes at IoU 0.50")):
         ax.set(xlim=(0, 1), ylim=(0, 1.02))
         ax.set_xlabel("recall", **_STYLE)
@@ -147,7 +144,7 @@ def draw_calibration(detections: list[Detection]) -> Figure:
 
 def draw_confusion(errors: Errors, names: Sequence[str]) -> Figure:
     """Truth by prediction, each row by its sum, in numbers where there is room."""
-    counts, labels = errors.confusion, [*map(_short, names), "background"]
+    counts, labels = errors.confusion, [*map(shortened, names), "background"]
     side = min(3 + 0.32 * len(labels), 14)
     figure, (ax,) = _figure(side, side)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -24,7 +24,7 @@ from pentamask.explanation import (
     WeightedSum,
 )
 
-from .predictions import literal_text
+from .predictions import literal_text, shortened
 
 _WIDTH = 11.0  # inches of a figure, if its pictures get neither smaller nor larger than this
 _SMALLEST, _LARGEST = 2.2, 3.5
@@ -75,16 +75,22 @@ def _grid(title: str, count: int, image: np.ndarray, columns: int = _COLUMNS) ->
     cell = min(max(_WIDTH / columns, _SMALLEST), _LARGEST)
     rows = max(1, -(-count // columns))
     height = min(max(cell * image.shape[0] / image.shape[1], cell / 2), 2 * cell)
-    margin, gap = 0.3, 0.3  # for the title, and for that of each row
+    zoom = _text_zoom(columns * cell)
+    margin, gap = 0.3 * zoom, 0.3 * zoom  # for the title, and for that of each row
     size = columns * cell, rows * (height + gap) + margin
     figure = Figure(figsize=size, dpi=_DPI)
-    figure.suptitle(title, fontsize=9, x=0.02, y=1 - 0.06 / size[1], ha="left", va="top")
+    figure.suptitle(title, fontsize=9 * zoom, x=0.02, y=1 - 0.06 / size[1], ha="left", va="top")
     axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     top = 1 - (margin + 0.8 * gap) / size[1]
     figure.subplots_adjust(0.01, 0.01, 0.99, top, wspace=0.04, hspace=gap / height)
     for ax in axes:
         ax.axis("off")
     return figure, axes[:count]
+
+
+def _text_zoom(width: float) -> float:
+    """How much larger letters are in a figure of so many inches, which pages show as wide as any other."""
+    return max(1.0, width / _WIDTH)
 
 
 def _show_image(ax: Axes, image: np.ndarray, *, grey: bool = False) -> None:
@@ -129,12 +135,14 @@ def _frame(ax: Axes, box: Tensor, color: object = "yellow", width: float = 1.2) 
 
 
 def _captions(instances: Instances, metadata: Metadata) -> list[str]:
-    names = metadata.thing_classes
+    names = [shortened(name) for name in metadata.thing_classes]
     return [f"{names[label]} {score:.0%}" for label, score in zip(instances.pred_classes, instances.scores.tolist())]
 
 
 def _title(ax: Axes, text: str) -> None:
-    ax.set_title(text, fontsize=7, pad=2)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    ax.set_title(text, fontsize=7 * _text_zoom(figure.get_figwidth()), pad=2)
 
 
 def _draw_maps(image: np.ndarray, part: Maps, metadata: Metadata) -> Iterator[Figure]:
@@ -311,7 +319,7 @@ def _draw_order(image: np.ndarray, part: OrderedMasks, metadata: Metadata) -> It
 
 def _label(part: OrderedMasks, i: int, metadata: Metadata) -> str:
     names = metadata.thing_classes if part.is_thing[i] else metadata.stuff_classes
-    return f"{names[int(part.labels[i])]} {float(part.scores[i]):.0%}"
+    return f"{shortened(names[int(part.labels[i])])} {float(part.scores[i]):.0%}"
 
 
 _DRAWERS: dict[type[Part], Callable[..., Iterator[Figure]]] = {

@@ -13,6 +13,7 @@ from pentamask_runner import Result
 from pentamask_runner.output import draw
 
 _MAX_CLASSES = 10_000
+_LONGEST_NAME = 24  # characters
 
 
 @contextmanager
@@ -20,6 +21,11 @@ def literal_text() -> Iterator[None]:
     """Within, or in a function that it decorates, matplotlib takes no text for a formula: a class may be called $x$."""
     with rc_context({"text.parse_math": False}):
         yield
+
+
+def shortened(name: str) -> str:
+    """The name of a class, cut where it would take the room of its neighbours in a figure."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def with_class_names(metadata: Metadata) -> Metadata:
