@@ -22,6 +22,7 @@ from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.tools import train_net
 
 CONFIG = "configs/shapes/BlendMask_R_50_thin.yaml"
+YOLACT = "YOLACT/yolact_resnet50.py"
 
 
 def _run(*words: str) -> dict:
@@ -96,22 +97,25 @@ def test_early_stopping(tiny, lazy, tmp_path):
     final = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
     assert final["iteration"] == 1  # of weights that do not change, the second evaluation is no better
     stopping = ["metric=segm/AP", "patience=1"]
-    words = lazy("YOLACT/yolact_resnet50.py") + [f"train.early_stopping.{word}" for word in stopping]
+    words = lazy(YOLACT) + [f"train.early_stopping.{word}" for word in stopping]
     _run(*words, "train.eval_period=1", "train.max_iter=9", "optimizer.lr=1e-12", f"train.output_dir={tmp_path}/lazy")
     assert torch.load(tmp_path / "lazy" / "model_final.pth", weights_only=True)["iteration"] == 1
 
 
-def test_test_time_augmentation(tiny, tmp_path):
-    views = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)"]
-    assert set(_run("--config-file", CONFIG, "--eval-only", *tiny, *views)) == {"bbox", "segm", "bbox_TTA", "segm_TTA"}
+@pytest.mark.parametrize("kind", ["yaml", "lazy"])
+def test_test_time_augmentation(kind, tiny, lazy, tmp_path):
+    """After a training its results are returned and written, as those of the evaluation are; also without training."""
+    words = {
+        "yaml": ["--config-file", CONFIG, *tiny, "TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)"],
+        "lazy": [*lazy(YOLACT), "train.test_aug.enabled=true", "train.test_aug.min_sizes=[64]"],
+    }[kind]
+    results = _run(*words)
+    assert set(results) == {"bbox", "segm", "bbox_TTA", "segm_TTA"}
     assert (tmp_path / "out" / "inference_TTA" / "coco_instances_results.json").is_file()
-
-
-def test_test_time_augmentation_of_a_lazy_config(lazy, tmp_path):
-    words = [*lazy("YOLACT/yolact_resnet50.py"), "train.test_aug.enabled=true", "train.test_aug.min_sizes=[64]"]
-    _run(*words)  # after the training, too
-    assert (tmp_path / "out" / "inference_TTA" / "coco_instances_results.json").is_file()
-    assert set(_run("--eval-only", *words)) == {"bbox", "segm", "bbox_TTA", "segm_TTA"}
+    last = json.loads((tmp_path / "out" / "metrics.json").read_text().splitlines()[-1])
+    for task in results:
+        assert last[f"{task}/AP"] == pytest.approx(results[task]["AP"], nan_ok=True)
+    assert set(_run("--eval-only", *words)) == set(results)
 
 
 def test_panoptic_data_gets_all_three_evaluations(tiny):

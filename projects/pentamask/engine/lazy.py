@@ -206,6 +206,11 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool, try_only: bool =
             results.update(ema.evaluate_too(lambda model: evaluate_lazy(cfg, model)))
         return results
 
+    def evaluate_last() -> dict:
+        found = _evaluate_tta(cfg, trainer.model)
+        results.update(found)
+        return found
+
     checkpointer = PentamaskCheckpointer(trainer.model, cfg.train.output_dir, partial=partial, trainer=trainer)
     main = comm.is_main_process()
     complete_last_line(os.path.join(cfg.train.output_dir, "metrics.json"))
@@ -228,10 +233,9 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool, try_only: bool =
             early_stopping=_early_stopping(cfg),
             ema=ema,
             evaluate=evaluate,
+            evaluate_last=evaluate_last if _wants_tta(cfg) else None,
         )
     )
-    if _wants_tta(cfg):
-        trainer.register_hooks([hooks.EvalHook(0, lambda: _evaluate_tta(cfg, trainer.model))])
     start_iter = resume_or_load(trainer, checkpointer, cfg.train.init_checkpoint, resume=resume)
     report = LossReport(trainer.model)
     try:

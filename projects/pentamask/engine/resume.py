@@ -86,6 +86,7 @@ def add_resume_hooks(
     early_stopping: tuple[str, int],
     ema: EMAHook | None,
     evaluate: Callable[[], dict],
+    evaluate_last: Callable[[], dict] | None = None,
 ) -> list[HookBase]:
     """Detectron2's hooks of a training, exchanged and added to so that it can be resumed exactly.
 
@@ -98,6 +99,7 @@ def add_resume_hooks(
         early_stopping: metric, "" for none, and patience, see `EarlyStopping`.
         ema: the average of the weights, if there is to be one.
         evaluate: what `EvalHook` calls.
+        evaluate_last: another evaluation, at the end only; its results are written as well.
     """
     result: list[HookBase] = [RunState(model, loader), *([ema] if ema is not None else [])]
     for hook in built:
@@ -110,6 +112,8 @@ def add_resume_hooks(
             result.append(BestCheckpointer(hook._period, checkpointer, best_metric, file_prefix=BEST_PREFIX))
         if isinstance(hook, hooks.EvalHook) and early_stopping[0]:
             result.append(EarlyStopping(hook._period, checkpointer, *early_stopping))
+        if isinstance(hook, hooks.EvalHook) and evaluate_last is not None:
+            result.append(hooks.EvalHook(0, evaluate_last))
     return result
 
 

@@ -84,6 +84,7 @@ class Trainer(DefaultTrainer):
             early_stopping=(self.cfg.SOLVER.EARLY_STOPPING.METRIC, self.cfg.SOLVER.EARLY_STOPPING.PATIENCE),
             ema=self.ema,
             evaluate=lambda: self._evaluate(),
+            evaluate_last=(lambda: self._evaluate_with_tta()) if self.cfg.TEST.AUG.ENABLED else None,
         )
 
     def _evaluate(self) -> dict:
@@ -92,6 +93,12 @@ class Trainer(DefaultTrainer):
         if self.ema is not None:
             self._last_eval_results.update(self.ema.evaluate_too(lambda model: self.test(self.cfg, model)))
         return self._last_eval_results
+
+    def _evaluate_with_tta(self) -> dict:
+        """Test the model with test-time augmentation; kept beside the results of the last evaluation."""
+        results = self.test_with_TTA(self.cfg, self.model)
+        self._last_eval_results.update(results)
+        return results
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's, which append to what a killed training left."""

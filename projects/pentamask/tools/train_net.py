@@ -9,7 +9,7 @@ import os
 import tempfile
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, hooks
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -149,8 +149,6 @@ def train(cfg: CfgNode, *, resume: bool, try_only: bool = False) -> dict:
         plan = Plan(trainer.max_iter, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.IMS_PER_BATCH)
         print(dry_run(trainer._trainer, loaders, plan))
         return {}
-    if cfg.TEST.AUG.ENABLED:
-        trainer.register_hooks([hooks.EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))])
     trainer.train()
     return trainer.last_results
 
