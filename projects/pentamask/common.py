@@ -14,6 +14,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.utils import comm
 from fvcore.common.registry import Registry
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 _T = TypeVar("_T")
@@ -58,6 +59,15 @@ def get_key(cfg: CfgNode, key: str) -> Any:
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
+
+
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a config of either kind, or of nested dicts, by their keys with the parents'."""
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node)
+    if not isinstance(node, dict) or not node:
+        return {prefix.removesuffix("."): node}
+    return {key: leaf for name, value in node.items() for key, leaf in leaves(value, f"{prefix}{name}.").items()}
 
 
 def ignore_keys(cfg: CfgNode, *keys: str) -> None:

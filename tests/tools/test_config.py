@@ -5,7 +5,9 @@ import sys
 import pytest
 from thin_models import THIN_MODELS
 
+from pentamask import model_zoo
 from pentamask.engine.checks import BadInput
+from pentamask.engine.config_checks import check_lazy_values
 from pentamask.tools import collect_env, config, list_models
 
 
@@ -42,8 +44,21 @@ def test_unread(name):
     other = "MODEL.RETINANET.NUM_CONVS"
     assert f"{other}: 5" in said(*words, other, "5").splitlines()
     assert "MODEL.RESNETS" not in said(*words)
-    with pytest.raises(BadInput, match="no unread keys"):
-        said("unread", "BlendMask/R_50_1x.py")
+
+
+@pytest.mark.parametrize("name", [name for name in model_zoo.list_models() if name.endswith(".py")])
+def test_unread_of_a_lazy_config(name, tmp_path, caplog):
+    assert said("unread", name) == "Every key that is set is read."
+    assert said("unread", name, "model.anything=1") == "Every key that is set is read."  # an argument of the model
+    text = [f"from detectron2.config import LazyConfig\ncfg = LazyConfig.load({model_zoo.get_config_file(name)!r})"]
+    text += [f"{part} = cfg.{part}" for part in ("model", "dataloader", "optimizer", "lr_multiplier", "train")]
+    text += ["del cfg", "train.evl_period = 5", "train.ddp.bucket_cap_mb = 3", "dataloader.val = dict(a=1)"]
+    (tmp_path / "mine.py").write_text("\n".join([*text, "extra = dict(b=[2])"]))
+    lines = said("unread", str(tmp_path / "mine.py")).splitlines()
+    assert sorted(lines) == ["dataloader.val.a: 1", "extra.b: [2]", "train.evl_period: 5"]
+    check_lazy_values(config.load(str(tmp_path / "mine.py"), ["train.device=cpu"]))
+    (message,) = caplog.messages
+    assert message.startswith("Nothing reads train.evl_period. Did you mean train.eval_period")
 
 
 def test_list_models_filter():

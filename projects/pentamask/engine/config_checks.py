@@ -1,5 +1,6 @@
 """Values in a config that nothing can be built from, or that would be ignored or fail late."""
 
+import logging
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode, LazyConfig, get_cfg
 from omegaconf import DictConfig, OmegaConf
 
-from pentamask.common import get_key
+from pentamask import model_zoo
+from pentamask.common import get_key, leaves
 from pentamask.config import add_pentamask_config
-from pentamask.engine.checks import BadInput
+from pentamask.engine.checks import BadInput, did_you_mean
 from pentamask.engine.early_stopping import check_early_stopping
 from pentamask.plugin import declared, find_model_class
 
@@ -56,6 +58,7 @@ _LAZY_MINIMA = {
     "optimizer.lr": 0,
 }
 _LAZY_PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+_LAZY_ARGUMENTS = ("train.ddp.", "train.test_aug.")  # of calls, which fail with a wrong one
 _ONE_CHANNEL = ("L", "1", "I", "F")
 _FORMATS = ("BGR", "RGB", "L", "YUV-BT.601")
 
@@ -98,6 +101,28 @@ def check_lazy_values(cfg: DictConfig) -> None:
     keys = ("train.early_stopping", "train.eval_period")
     check_early_stopping(keys, stopping["metric"], cfg.train.eval_period, stopping["patience"])
     check_device("train.device", cfg.train.device)
+    for key in unread_lazy_keys(cfg):
+        if key.startswith("train."):  # others may be variables of the file
+            hint = did_you_mean(key, _train_keys())
+            logging.getLogger(__name__).warning("Nothing reads %s.%s", key, hint)
+
+
+def unread_lazy_keys(cfg: DictConfig) -> dict[str, Any]:
+    """Keys and values of a LazyConfig that nothing reads; arguments of calls are read by these."""
+    known = _train_keys()
+
+    def is_read(part: str, *path: str) -> bool:
+        key = ".".join((part, *path))
+        if part == "train":
+            return key in known or key.startswith(_LAZY_ARGUMENTS)
+        return part in _LAZY_PARTS and (part != "dataloader" or path[:1] in (("train",), ("test",), ("evaluator",)))
+
+    return {key: value for key, value in leaves(cfg).items() if not is_read(*key.split("."))}
+
+
+def _train_keys() -> dict[str, Any]:
+    """All keys under `train`, with their defaults."""
+    return leaves(LazyConfig.load(model_zoo.get_config_file("common/train.py")))
 
 
 def check_device(key: str, device: str) -> None:

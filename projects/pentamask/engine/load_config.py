@@ -11,6 +11,7 @@ from detectron2.engine import DefaultTrainer
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from pentamask import model_zoo
+from pentamask.common import leaves
 from pentamask.config import add_pentamask_config, merge_yaml, translate_config
 from pentamask.engine.checks import BadInput, did_you_mean
 
@@ -64,7 +65,7 @@ def load_config(config_file: str, overrides: list[str]) -> CfgNode:
             message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
             if not isinstance(error, (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError)):
                 message = f"{type(error).__name__}: {message}"
-            hint = did_you_mean(message.rsplit(" ", 1)[-1], _keys(cfg)) if "Non-existent" in message else ""
+            hint = did_you_mean(message.rsplit(" ", 1)[-1], leaves(cfg)) if "Non-existent" in message else ""
             raise BadInput(f"In {source}: {' '.join(message.split())}.{hint}") from error
     translate_config(cfg)
     return cfg
@@ -103,14 +104,6 @@ def check_overrides(overrides: list[str]) -> None:
     flags = [word for word in overrides if word.startswith("--")]
     if flags:
         raise BadInput(f"{' '.join(flags)} must stand before the config's keys and values, which end the command line.")
-
-
-def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
-    """All keys with their parents', as MODEL.FCOS.NUM_CLASSES."""
-    keys: list[str] = []
-    for key, value in cfg.items():
-        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
-    return keys
 
 
 def available_device(device: str) -> str:

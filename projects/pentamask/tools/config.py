@@ -20,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 import pentamask.backbones.config
 import pentamask.data.config
 import pentamask.solver
+from pentamask.common import leaves
 from pentamask.config import add_pentamask_config
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.engine.checks import BadInput, did_you_mean
 from pentamask.engine.command_line import add_debug_flag, reported_errors
-from pentamask.engine.config_checks import building_errors, differences
+from pentamask.engine.config_checks import building_errors, differences, unread_lazy_keys
 from pentamask.engine.lazy import load_lazy_config
 from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.plugin import declared, registered_models
@@ -66,7 +67,7 @@ def describe_key(key: str) -> str:
     """
     cfg = get_cfg()
     add_pentamask_config(cfg)
-    known = _flat(cfg)
+    known = leaves(cfg)
     under = {name: value for name, value in known.items() if name == key or name.startswith(f"{key}.")}
     if not under:
         raise BadInput(f"There is no key {key}.{did_you_mean(key, known)}")
@@ -108,6 +109,7 @@ def unread_keys(cfg: CfgNode) -> dict[str, Any]:
     wanted = {key: value for key, value in differences(cfg, defaults) if key.startswith(("MODEL.", "INPUT."))}
     read: set[str] = set()
     recording = _recording(cfg.clone(), "", read)
+    recording.MODEL.DEVICE = "cpu"
     with building_errors(cfg):
         build_model(recording)
         for is_train in (True, False):
@@ -136,22 +138,13 @@ def _recording(node: CfgNode, prefix: str, read: set[str]) -> CfgNode:
 
 def compare(first: CfgNode | DictConfig, second: CfgNode | DictConfig) -> list[str]:
     """A line for every key whose value differs or that only one has."""
-    a, b = (_flat(cfg) for cfg in (first, second))
+    a, b = (leaves(cfg) for cfg in (first, second))
     missing = "(none)"
     return [
         f"{key}: {a.get(key, missing)!r} -> {b.get(key, missing)!r}"
         for key in sorted({*a, *b})
         if a.get(key, missing) != b.get(key, missing)
     ]
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of a config or of nested dicts by their keys with the parents'."""
-    if isinstance(node, DictConfig):
-        node = OmegaConf.to_container(node)
-    if not isinstance(node, dict) or not node:
-        return {prefix.removesuffix("."): node}
-    return {key: leaf for name, value in node.items() for key, leaf in _flat(value, f"{prefix}{name}.").items()}
 
 
 def main(args: argparse.Namespace) -> str:
@@ -170,10 +163,8 @@ def main(args: argparse.Namespace) -> str:
     cfg = load(args.config, args.opts)
     if args.command == "show":
         return show(cfg)
-    if not isinstance(cfg, CfgNode):
-        raise BadInput("A LazyConfig has no unread keys: each is an argument of the call that it stands in.")
-    cfg.MODEL.DEVICE = "cpu"
-    lines = [f"{key}: {value!r}" for key, value in unread_keys(cfg).items()]
+    unread = unread_keys(cfg) if isinstance(cfg, CfgNode) else unread_lazy_keys(cfg)
+    lines = [f"{key}: {value!r}" for key, value in unread.items()]
     return "\n".join(lines) or "Every key that is set is read."
 
 
