@@ -6,13 +6,14 @@ import os
 from typing import Any
 
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import SimpleTrainer, default_writers, hooks
+from detectron2.engine import HookBase, SimpleTrainer, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.common import leaves
 from pentamask.engine.checks import (
     BadInput,
     check_class_names,
@@ -27,6 +28,7 @@ from pentamask.engine.config_checks import building_errors
 from pentamask.engine.dry_run import Plan, dry_run
 from pentamask.engine.early_stopping import early_ending
 from pentamask.engine.ema import EMAHook
+from pentamask.engine.inference import load_for_inference
 from pentamask.engine.launch import distribute
 from pentamask.engine.load_config import check_overrides
 from pentamask.engine.loss_report import LossReport
@@ -34,7 +36,7 @@ from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation, r
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 from pentamask.engine.step import StepTrainer, find_precision, mixed_precision
 from pentamask.engine.tta import ModelWithTTA
-from pentamask.optimize import compile_dense_parts, optimize_for_inference
+from pentamask.optimize import compile_dense_parts
 
 
 def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
@@ -58,7 +60,7 @@ def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
         if OmegaConf.select(cfg, key, default=_missing) is _missing and not (
             isinstance(node, DictConfig) and "_target_" in node
         ):
-            raise BadInput(f"On the command line: non-existent key {key}.{did_you_mean(key, _keys(cfg))}")
+            raise BadInput(f"On the command line: non-existent key {key}.{did_you_mean(key, leaves(cfg))}")
     try:
         given = LazyConfig.apply_overrides(copy.deepcopy(cfg), overrides)
         if OmegaConf.select(given, "train.auto_scale", default=False):
@@ -78,15 +80,6 @@ def _scale_to_batch(cfg: DictConfig, batch_size: int) -> None:
 
 
 _missing = object()
-
-
-def _keys(node: DictConfig, prefix: str = "") -> list[str]:
-    """All keys with their parents', as train.checkpointer.period."""
-    keys = []
-    for key in node:
-        value = node._get_node(key)
-        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else [f"{prefix}{key}"]
-    return keys
 
 
 def evaluate_lazy(cfg: DictConfig, model: nn.Module) -> dict:
@@ -170,19 +163,19 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool, try_only: bool =
     """
     with building_errors(cfg):
         model = instantiate(cfg.model).to(cfg.train.device)
-    partial = cfg.train.get("weights_partial", False)
+    return _evaluate(cfg, model, resume) if eval_only else _train(cfg, model, resume, try_only)
+
+
+def _evaluate(cfg: DictConfig, model: nn.Module, resume: bool) -> dict:
+    load_for_inference(cfg, model, resume=resume)
+    rehearse_lazy(cfg, model)
+    results = evaluate_lazy(cfg, model)
+    return results | _evaluate_tta(cfg, model) if _wants_tta(cfg) else results
+
+
+def _train(cfg: DictConfig, model: nn.Module, resume: bool, try_only: bool) -> dict:
     if cfg.train.get("compile", False):
         compile_dense_parts(model)
-    results: dict[str, Any] = {}
-    if eval_only:
-        model.eval()  # before loading: nothing may be left to training
-        checkpointer = PentamaskCheckpointer(model, cfg.train.output_dir, partial=partial)
-        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-        if cfg.train.get("optimize", True):
-            model = optimize_for_inference(model, in_place=True)
-        rehearse_lazy(cfg, model)
-        results = evaluate_lazy(cfg, model)
-        return results | _evaluate_tta(cfg, model) if _wants_tta(cfg) else results
     logging.getLogger("detectron2").info("Model:\n%s", model)
     with building_errors(cfg):
         trainer = _build_trainer(cfg, model)
@@ -195,6 +188,24 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool, try_only: bool =
         batch_size = cfg.dataloader.train.total_batch_size
         print(dry_run(trainer, loaders, Plan(train.max_iter, train.eval_period, train.checkpointer.period, batch_size)))
         return {}
+    partial = cfg.train.get("weights_partial", False)
+    checkpointer = PentamaskCheckpointer(trainer.model, cfg.train.output_dir, partial=partial, trainer=trainer)
+    results: dict[str, Any] = {}
+    trainer.register_hooks(_build_hooks(cfg, trainer, checkpointer, results))
+    start_iter = resume_or_load(trainer, checkpointer, cfg.train.init_checkpoint, resume=resume)
+    report = LossReport(trainer.model)
+    try:
+        with early_ending():
+            trainer.train(start_iter, cfg.train.max_iter)
+    except FloatingPointError as error:
+        raise report.explain(error, trainer.iter, trainer.optimizer.param_groups[0]["lr"]) from error
+    return results
+
+
+def _build_hooks(
+    cfg: DictConfig, trainer: SimpleTrainer, checkpointer: PentamaskCheckpointer, results: dict[str, Any]
+) -> list[HookBase]:
+    """The hooks of a training; `results` is filled with those of the last evaluation."""
     ema = None
     if OmegaConf.select(cfg, "train.model_ema.enabled", default=False):
         ema = EMAHook(trainer.model, cfg.train.model_ema.decay, cfg.train.output_dir)
@@ -211,7 +222,6 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool, try_only: bool =
         results.update(found)
         return found
 
-    checkpointer = PentamaskCheckpointer(trainer.model, cfg.train.output_dir, partial=partial, trainer=trainer)
     main = comm.is_main_process()
     complete_last_line(os.path.join(cfg.train.output_dir, "metrics.json"))
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if main else None
@@ -222,28 +232,18 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool, try_only: bool =
         hooks.EvalHook(cfg.train.eval_period, evaluate),
         hooks.PeriodicWriter(writers, period=cfg.train.log_period) if main else None,
     ]
-    trainer.register_hooks(
-        add_resume_hooks(
-            [hook for hook in built if hook is not None],
-            trainer.model,
-            trainer.data_loader,
-            checkpointer,
-            max_to_keep=cfg.train.checkpointer.get("max_to_keep", 0),
-            best_metric=cfg.train.checkpointer.get("best_metric", ""),
-            early_stopping=_early_stopping(cfg),
-            ema=ema,
-            evaluate=evaluate,
-            evaluate_last=evaluate_last if _wants_tta(cfg) else None,
-        )
+    return add_resume_hooks(
+        [hook for hook in built if hook is not None],
+        trainer.model,
+        trainer.data_loader,
+        checkpointer,
+        max_to_keep=cfg.train.checkpointer.get("max_to_keep", 0),
+        best_metric=cfg.train.checkpointer.get("best_metric", ""),
+        early_stopping=_early_stopping(cfg),
+        ema=ema,
+        evaluate=evaluate,
+        evaluate_last=evaluate_last if _wants_tta(cfg) else None,
     )
-    start_iter = resume_or_load(trainer, checkpointer, cfg.train.init_checkpoint, resume=resume)
-    report = LossReport(trainer.model)
-    try:
-        with early_ending():
-            trainer.train(start_iter, cfg.train.max_iter)
-    except FloatingPointError as error:
-        raise report.explain(error, trainer.iter, trainer.optimizer.param_groups[0]["lr"]) from error
-    return results
 
 
 def _build_trainer(cfg: DictConfig, model: nn.Module) -> SimpleTrainer:

@@ -1,7 +1,5 @@
 """One picture in, what the model sees in it out."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from detectron2.config import CfgNode, instantiate
@@ -12,14 +10,13 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from pentamask.checkpoint.loader import PentamaskCheckpointer
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.data.pictures import convert_bgr
 from pentamask.engine.checks import BadInput
+from pentamask.engine.inference import load_for_inference
 from pentamask.engine.tiles import predict_tiles
 from pentamask.explanation import Explanation
 from pentamask.inputs import check_picture, register_input_check
-from pentamask.optimize import compile_dense_parts, optimize_for_inference
 from pentamask.plugin import declared
 
 
@@ -49,14 +46,9 @@ class Predictor:
         Raises:
             BadInput: tile or overlap are out of range.
         """
-        self.model, self.mapper, weights, options = _build(cfg)
-        self.model.eval()
+        self.model, self.mapper = _build(cfg)
         register_input_check(self.model)
-        PentamaskCheckpointer(self.model, partial=options.partial).load(weights)
-        if options.optimize:
-            optimize_for_inference(self.model, in_place=True)
-        if options.compile:
-            compile_dense_parts(self.model)
+        load_for_inference(cfg, self.model)
         if tile is not None and not (tile >= 1 and 0 <= overlap < 1):
             raise BadInput(
                 f"Tiles of {tile} pixels with an overlap of {overlap}: give 1 or more, and from 0 to below 1."
@@ -141,20 +133,8 @@ class Predictor:
         return id_map, [s for s in segments if s["id"] not in weak]
 
 
-class _Options(NamedTuple):
-    """Whether the weights may be partial, and what is done to the model."""
-
-    partial: bool
-    optimize: bool
-    compile: bool
-
-
-def _build(cfg: CfgNode | DictConfig) -> tuple[nn.Module, DatasetMapper, str, _Options]:
-    """The model, the test loader's mapper, which knows the size and colours that it takes, and its weights."""
+def _build(cfg: CfgNode | DictConfig) -> tuple[nn.Module, DatasetMapper]:
+    """The model, and the test loader's mapper, which knows the size and colours that it takes."""
     if isinstance(cfg, CfgNode):
-        mapper = MaskDatasetMapper(cfg, is_train=False)
-        options = _Options(cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.OPTIMIZE, cfg.MODEL.COMPILE)
-        return build_model(cfg), mapper, cfg.MODEL.WEIGHTS, options
-    model, train = instantiate(cfg.model).to(cfg.train.device), cfg.train
-    options = _Options(train.get("weights_partial", False), train.get("optimize", True), train.get("compile", False))
-    return model, instantiate(cfg.dataloader.test.mapper), cfg.train.init_checkpoint, options
+        return build_model(cfg), MaskDatasetMapper(cfg, is_train=False)
+    return instantiate(cfg.model).to(cfg.train.device), instantiate(cfg.dataloader.test.mapper)

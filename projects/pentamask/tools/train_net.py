@@ -22,12 +22,12 @@ from pentamask.engine.checks import BadInput, check_class_names, check_config, c
 from pentamask.engine.command_line import add_debug_flag, reported_errors
 from pentamask.engine.config_checks import building_errors, check_lazy_values, check_values
 from pentamask.engine.dry_run import Plan, dry_run
+from pentamask.engine.inference import load_for_inference
 from pentamask.engine.launch import launch
 from pentamask.engine.lazy import load_lazy_config, run_lazy
 from pentamask.engine.load_config import available_device, find_config_file, load_config, overrides_of
 from pentamask.engine.rehearsal import make_folder, rehearse_training
 from pentamask.engine.trainer import Trainer
-from pentamask.optimize import compile_dense_parts, optimize_for_inference
 from pentamask.report import report_run
 
 
@@ -156,13 +156,8 @@ def train(cfg: CfgNode, *, resume: bool, try_only: bool = False) -> dict:
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict:
     """Evaluate MODEL.WEIGHTS (with `resume` the last checkpoint) on DATASETS.TEST and compare with EXPECTED_RESULTS."""
     with building_errors(cfg):
-        model = Trainer.build_model(cfg).eval()  # before loading: nothing may be left to training
-    checkpointer = PentamaskCheckpointer(model, save_dir=cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    if cfg.MODEL.OPTIMIZE:
-        model = optimize_for_inference(model, in_place=True)
-    if cfg.MODEL.COMPILE:
-        compile_dense_parts(model)
+        model = Trainer.build_model(cfg)
+    load_for_inference(cfg, model, resume=resume)
     Trainer.rehearse_test(cfg, model)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
