@@ -56,6 +56,12 @@ def test_upload_masks_inside_and_results(url, page, shapes, tmp_path):
     page.keyboard.press("Enter")
     page.click("button:has-text('Run')")
     page.wait_for_selector("text='no.pth' does not exist")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    page.reload()
+    page.set_input_files("input[type=file]", tmp_path / "broken.jpg")
+    page.wait_for_selector("img[alt='']", state="attached")
+    page.click("button:has-text('Run')")
+    page.wait_for_selector("text=cannot identify image file")
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -52,6 +52,8 @@ def test_maps_of_instances_have_a_row_each():
         *("dog 90%, x", "fine, 0.10 to 0.30", "coarse, 1.00 to 1.00"),
         *("cat 50%, y", "fine, 0.50 to 2.00", "coarse, 1.00 to 1.00"),
     ]
+    (figure,) = draw(weak=InstanceMaps("A", INSTANCES, [values[0] / 1000], ["weak"])).values()
+    assert titles(figure)[1::2] == ["weak, 1.0e-04 to 3.0e-04", "weak, 5.0e-04 to 2.0e-03"]
     (figure,) = draw(masks=InstanceMaps("A", INSTANCES, values[:1], ["mask"], (20.0, 30.0))).values()
     assert titles(figure)[::2] == ["dog 90%", "cat 50%"] and figure.axes[1].get_xlim() == (0, 30)
 

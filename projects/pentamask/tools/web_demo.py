@@ -173,6 +173,7 @@ def main(args: argparse.Namespace, *, wait: bool = True) -> Any:
             inbrowser=False,
             prevent_thread_lock=not wait,
             footer_links=[],
+            show_error=True,  # of files that gradio cannot read as well
             quiet=True,
         )
     except OSError as error:

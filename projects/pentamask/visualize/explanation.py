@@ -121,7 +121,8 @@ def _show_map(
         ax.imshow(array, "RdBu_r", vmin=-limit, vmax=limit, extent=extent, alpha=alpha)
     else:
         ax.imshow(array, "viridis", vmin=low, vmax=max(high, low + 1e-6), extent=extent, alpha=alpha)
-    return f"{low:.2f} to {high:.2f}"
+    digits = ".1e" if 0 < max(abs(low), abs(high)) < 0.01 else ".2f"
+    return f"{low:{digits}} to {high:{digits}}"
 
 
 def _crop_to(ax: Axes, image: np.ndarray) -> None:
