@@ -50,6 +50,21 @@ def test_patience_is_resumed(tmp_path):
     assert iterations == 12 and hook.state_dict() == {"best": 5.0, "num_worse": 2}
 
 
+def test_checkpoints_know_the_evaluation_of_their_iteration(tmp_path):
+    """Detectron2 saves before it evaluates."""
+    values, model, trainer = iter([1.0, 3.0, 2.0, 2.0]), torch.nn.Linear(1, 1), Loop()
+    checkpointer = PentamaskCheckpointer(model, str(tmp_path), trainer=trainer)
+    evaluation = hooks.EvalHook(2, lambda: {"segm": {"AP": next(values)}})
+    periodic = hooks.PeriodicCheckpointer(checkpointer, 3, max_to_keep=2)
+    trainer.register_hooks([periodic, evaluation, EarlyStopping(2, checkpointer, "segm/AP", 5)])
+    trainer.train(0, 7)
+    states = {}
+    for name in ("model_0000002", "model_0000005"):
+        states[name] = torch.load(tmp_path / f"{name}.pth", weights_only=True)["trainer"]["hooks"]["EarlyStopping"]
+    assert states == {"model_0000002": {"best": 1.0, "num_worse": 0}, "model_0000005": {"best": 3.0, "num_worse": 1}}
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
 def test_needs_evaluations():
     keys = ("SOLVER.EARLY_STOPPING", "TEST.EVAL_PERIOD")
     check_early_stopping(keys, "", 0, 0)

@@ -63,6 +63,13 @@ class EarlyStopping(HookBase):
             self.trainer.max_iter = done
             self._checkpointer.save("model_final", iteration=self.trainer.iter)
             raise _TrainingEnds
+        self._save_again()
+
+    def _save_again(self) -> None:
+        """A checkpoint of this iteration was saved before the evaluation: it has to know the outcome, for resuming."""
+        name = f"model_{self.trainer.iter:07d}"
+        if self._checkpointer.has_checkpoint() and name in self._checkpointer.get_checkpoint_file():
+            self._checkpointer.save(name, iteration=self.trainer.iter)
 
     def _judge(self, latest: tuple[float, int] | None) -> bool:
         """Whether to end, from the metric's value and its iteration."""
