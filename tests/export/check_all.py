@@ -106,8 +106,8 @@ def main(names: list[str]) -> int:
     """Check `names`, all of the model zoo if there are none; returns the number of failures."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    columns = "config, opset, nodes, of them, MB, CPU s, found: model / file, alone: file / PyTorch itself, boxes px, scores, masks"
-    columns += ", PyTorch itself px, agrees"
+    columns = "config, opset, nodes, of them, MB, CPU s, found: model / file, alone: file / PyTorch itself"
+    columns += ", boxes px, scores, masks, PyTorch itself px, agrees"
     print(f"| {' | '.join(columns.split(', '))} |\n{'|---' * 13}|", flush=True)
     failures = 0
     for name in names or model_zoo.list_models():
