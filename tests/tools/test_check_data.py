@@ -1,12 +1,14 @@
 """check_data says what is in a dataset, and all that is wrong with its annotations and pictures."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
+from thin_models import THIN_MODELS
 
 from pentamask.engine.checks import BadInput
 from pentamask.tools import check_data
@@ -28,13 +30,14 @@ def test_counts_and_samples(shapes, tmp_path, capsys, form):
     assert Image.open(tmp_path / f"{name}.png").size == (3 * 320, 320)
 
 
-@pytest.mark.parametrize("config", ["shapes/MaskRCNN_R_50_thin.yaml", "MaskRCNN/R_50_FPN_1x.py"])
+@pytest.mark.parametrize("config", [*(f"shapes/{name}.yaml" for name in THIN_MODELS), "MaskRCNN/R_50_FPN_1x.py"])
 def test_the_sets_of_a_config(shapes, capsys, config):
     lazy = ["dataloader.train.dataset.names=shapes_train", "dataloader.test.dataset.names=[shapes_val]"]
     lazy += ["dataloader.train.mapper.instance_mask_format=bitmask"]
     _run("--config-file", config, *(lazy if config.endswith(".py") else []))
-    printed = capsys.readouterr().out
-    assert "shapes_train: " in printed and "shapes_val: " in printed
+    checked = re.findall(r"^(shapes_\w+): \d+ pictures", capsys.readouterr().out, re.MULTILINE)
+    form = "_panoptic" if config.startswith("shapes/Panoptic") else ""
+    assert sorted(checked) == [f"shapes_train{form}", f"shapes_val{form}"]
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ def said(*words: str) -> str:
 def test_show():
     assert "NUM_CLASSES: 3" in said("show", "BlendMask/R_50_1x.yaml", "MODEL.FCOS.NUM_CLASSES", "3")
     assert "max_iter: 7" in said("show", "BlendMask/R_50_1x.py", "train.max_iter=7")
+    for name in THIN_MODELS:
+        assert f"META_ARCHITECTURE: {name.split('_')[0]}\n" in said("show", f"shapes/{name}.yaml")
 
 
 def test_key():
@@ -70,7 +72,8 @@ def test_list_models_filter():
 
 def test_collect_env():
     text = collect_env.describe()
-    assert "BlendMask" in text and "ms_deform_attn" in text and "instruction set" in text
+    words = ("BlendMask", "CenterMask", "YOLACT", "MaskRCNN", "PanopticSegFormer", "ms_deform_attn", "instruction set")
+    assert all(word in text for word in words)
 
 
 def test_collect_env_refuses_what_it_does_not_know(monkeypatch, capsys):

@@ -23,6 +23,13 @@ from pentamask.tools import train_net
 
 CONFIG = "configs/shapes/BlendMask_R_50_thin.yaml"
 YOLACT = "YOLACT/yolact_resnet50.py"
+LOSSES = {
+    "BlendMask/R_50_1x.py": {"loss_fcos_cls", "loss_basis_sem", "loss_mask"},
+    "CenterMask/centermask_R_50_FPN_ms_3x.py": {"loss_fcos_cls", "loss_mask", "loss_maskiou"},
+    "MaskRCNN/R_50_FPN_1x.py": {"loss_rpn_cls", "loss_box_reg", "loss_mask"},
+    "PanopticSegFormer/R_50_2x.py": {"loss_cls", "loss_mask_things", "loss_mask_stuff"},
+    "YOLACT/yolact_resnet50.py": {"B", "C", "M", "S"},
+}
 
 
 def _run(*words: str) -> dict:
@@ -77,44 +84,44 @@ def test_dry_run(tiny, tmp_path, capsys):
         train_net.main(args)
 
 
-def test_dry_run_of_a_lazy_config(lazy, tmp_path, capsys):
-    words = lazy("MaskRCNN/R_50_FPN_1x.py")
+@pytest.mark.parametrize("name", LOSSES)
+def test_dry_run_of_a_lazy_config(lazy, tmp_path, capsys, name):
+    words = lazy(name)
     train_net.main(train_net.get_parser().parse_args(["--num-gpus", "0", "--dry-run", *words]))
     assert "train 2 iterations of 2 pictures" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
-def test_early_stopping(tiny, lazy, tmp_path):
-    stopping = [
-        "SOLVER.EARLY_STOPPING.METRIC",
-        "segm/AP",
-        "SOLVER.EARLY_STOPPING.PATIENCE",
-        "1",
-        "TEST.EVAL_PERIOD",
-        "1",
-    ]
-    _run("--config-file", CONFIG, *tiny, "SOLVER.MAX_ITER", "9", "SOLVER.BASE_LR", "1e-12", *stopping)
+def test_early_stopping(tiny, tmp_path):
+    words = ["SOLVER.EARLY_STOPPING.METRIC", "segm/AP", "SOLVER.EARLY_STOPPING.PATIENCE", "1", "TEST.EVAL_PERIOD", "1"]
+    _run("--config-file", CONFIG, *tiny, "SOLVER.MAX_ITER", "9", "SOLVER.BASE_LR", "1e-12", *words)
     final = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
     assert final["iteration"] == 1  # of weights that do not change, the second evaluation is no better
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_early_stopping_of_a_lazy_config(lazy, tmp_path, name):
     stopping = ["metric=segm/AP", "patience=1"]
-    words = lazy(YOLACT) + [f"train.early_stopping.{word}" for word in stopping]
-    _run(*words, "train.eval_period=1", "train.max_iter=9", "optimizer.lr=1e-12", f"train.output_dir={tmp_path}/lazy")
-    assert torch.load(tmp_path / "lazy" / "model_final.pth", weights_only=True)["iteration"] == 1
+    words = lazy(name) + [f"train.early_stopping.{word}" for word in stopping]
+    _run(*words, "train.eval_period=1", "train.max_iter=9", "optimizer.lr=1e-12")
+    assert torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["iteration"] == 1
 
 
-@pytest.mark.parametrize("kind", ["yaml", "lazy"])
-def test_test_time_augmentation(kind, tiny, lazy, tmp_path):
+@pytest.mark.parametrize("config", [CONFIG, YOLACT, "PanopticSegFormer/R_50_2x.py"])
+def test_test_time_augmentation(config, tiny, lazy, tmp_path):
     """After a training its results are returned and written, as those of the evaluation are; also without training."""
-    words = {
-        "yaml": ["--config-file", CONFIG, *tiny, "TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)"],
-        "lazy": [*lazy(YOLACT), "train.test_aug.enabled=true", "train.test_aug.min_sizes=[64]"],
-    }[kind]
+    if config == CONFIG:
+        words = ["--config-file", CONFIG, *tiny, "TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)"]
+    else:
+        words = [*lazy(config), "train.test_aug.enabled=true", "train.test_aug.min_sizes=[64]"]
     results = _run(*words)
-    assert set(results) == {"bbox", "segm", "bbox_TTA", "segm_TTA"}
+    tasks = {"bbox", "segm", *(["panoptic_seg"] if config.startswith("Panoptic") else [])}
+    assert set(results) == tasks | {f"{task}_TTA" for task in tasks}
     assert (tmp_path / "out" / "inference_TTA" / "coco_instances_results.json").is_file()
     last = json.loads((tmp_path / "out" / "metrics.json").read_text().splitlines()[-1])
-    for task in results:
-        assert last[f"{task}/AP"] == pytest.approx(results[task]["AP"], nan_ok=True)
+    for task, values in results.items():
+        for metric, value in values.items():
+            assert last[f"{task}/{metric}"] == pytest.approx(value, nan_ok=True)
     assert set(_run("--eval-only", *words)) == set(results)
 
 
@@ -250,15 +257,6 @@ def test_what_cannot_be_evaluated_is_said_before_training(tiny, tmp_path):
     with pytest.raises(BadInput, match=r"SOLVER.BEST_METRIC is 'segm/ap'; the evaluation gives .*segm/AP"):
         _run("--config-file", CONFIG, *tiny, "SOLVER.BEST_METRIC", "segm/ap")
     assert (tmp_path / "out" / "metrics.json").read_text() == ""
-
-
-LOSSES = {
-    "BlendMask/R_50_1x.py": {"loss_fcos_cls", "loss_basis_sem", "loss_mask"},
-    "CenterMask/centermask_R_50_FPN_ms_3x.py": {"loss_fcos_cls", "loss_mask", "loss_maskiou"},
-    "MaskRCNN/R_50_FPN_1x.py": {"loss_rpn_cls", "loss_box_reg", "loss_mask"},
-    "PanopticSegFormer/R_50_2x.py": {"loss_cls", "loss_mask_things", "loss_mask_stuff"},
-    "YOLACT/yolact_resnet50.py": {"B", "C", "M", "S"},
-}
 
 
 @pytest.mark.parametrize("name", LOSSES)
