@@ -50,6 +50,13 @@ def test_patience_is_resumed(tmp_path):
     assert iterations == 12 and hook.state_dict() == {"best": 5.0, "num_worse": 2}
 
 
+def test_what_has_ended_is_not_resumed(tmp_path):
+    state = {"best": 5.0, "num_worse": 2}
+    _, _, evaluated = train([1.0], tmp_path, patience=2, start=10, state=state)
+    assert evaluated == [1.0]  # that of every end
+    assert train([1.0] * 9, tmp_path, patience=3, start=10, state=state)[2] == [1.0, 1.0]  # more patience: goes on
+
+
 def test_checkpoints_know_the_evaluation_of_their_iteration(tmp_path):
     """Detectron2 saves before it evaluates."""
     values, model, trainer = iter([1.0, 3.0, 2.0, 2.0]), torch.nn.Linear(1, 1), Loop()

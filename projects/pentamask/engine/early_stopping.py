@@ -49,6 +49,11 @@ class EarlyStopping(HookBase):
         """Go on from what `state_dict` returned."""
         self._best, self._num_worse = state["best"], state["num_worse"]
 
+    def before_train(self) -> None:
+        if self._num_worse >= self._patience:  # what is resumed had ended
+            self.trainer.max_iter = self.trainer.start_iter
+            raise _TrainingEnds
+
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % self._period != 0 or done >= self.trainer.max_iter:
