@@ -59,6 +59,8 @@ def tool_of(line: str) -> tuple[str, list[str]] | None:
     words = shlex.split(line)
     if words[:2] == ["python", "-m"] and words[2].startswith("pentamask"):
         return words[2].replace("pentamask_runner", "pentamask_runner.command_line"), words[3:]
+    if words[:2] == ["python", "-c"]:
+        return f"pentamask.tools.{words[2].split()[-1].removesuffix('.cli()')}", words[3:]
     scripts = {"train_net.py": "train_net", "train_mine.py": "train_net", "demo.py": "demo"}
     if words[0] == "python" and words[1] in scripts:
         return f"pentamask.tools.{scripts[words[1]]}", words[2:]
