@@ -124,6 +124,12 @@ def test_an_old_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         onnx_file.check_packages("onnxscript")
 
 
+def test_an_old_pytorch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
+    with pytest.raises(ImportError, match=r"Export needs PyTorch >= 2.10 \(found 2.9.1\+cu128\)"):
+        export("--config-file", CONFIG, "--output", "x.onnx")
+
+
 def test_run_onnx_is_the_runners_command_line(exported, picture: str, tmp_path: Path) -> None:
     arguments = [str(exported("BlendMask_R_50_thin").path), "--input", picture, "--output", str(tmp_path)]
     command = [sys.executable, "-W", "ignore", "-m", "pentamask.tools.run_onnx", *arguments]

@@ -7,6 +7,7 @@ import warnings
 import torch
 from detectron2.config import CfgNode
 from omegaconf import DictConfig
+from packaging.version import Version
 from torch import nn
 from torch._dynamo.exc import UserError, UserErrorType
 from torch.export import Dim, ExportedProgram
@@ -18,6 +19,14 @@ from .metadata import describe
 
 # Of the picture that a free size is derived from: any would do that differs in height and width.
 _SAMPLE_SIZE = (224, 288)
+# Older ones cannot trace what is done with a number of detections that the picture decides.
+_OLDEST_TORCH = "2.10"
+
+
+def check_torch() -> None:
+    """Raise `ImportError`, with what to install, if this PyTorch is too old to export."""
+    if Version(torch.__version__) < Version(_OLDEST_TORCH):
+        raise ImportError(f"Export needs PyTorch >= {_OLDEST_TORCH} (found {torch.__version__}): pip install -U torch.")
 
 
 def export_program(
@@ -40,6 +49,7 @@ def export_program(
 
     Raises:
         ValueError: the model or an option cannot be exported.
+        ImportError: PyTorch is too old.
     """
     module = Exportable(model, masks=masks, detections=detections)
     metadata = describe(model, module, cfg, config_name=config_name, size=size)
@@ -68,6 +78,7 @@ def export_aot(
 
     Raises:
         ValueError: the model or an option cannot be exported.
+        ImportError: PyTorch is too old.
     """
     module = Exportable(model, masks=masks, detections=detections)
     metadata = describe(model, module, cfg, config_name=config_name, size=size)
@@ -86,7 +97,9 @@ def trace_program(module: Exportable, size: tuple[int, int] | None = None, *, po
 
     Raises:
         ValueError: `size` is smaller than the model takes, or is needed.
+        ImportError: PyTorch is too old.
     """
+    check_torch()
     least = module.inference.min_size
     if size is not None and min(size) < least:
         raise ValueError(f"--size {size[0]} {size[1]}: this model takes pictures of {least} x {least} and more.")

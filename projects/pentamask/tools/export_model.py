@@ -24,6 +24,7 @@ from pentamask.engine.load_config import available_device, find_config_file, loa
 from pentamask.engine.rehearsal import make_folder
 from pentamask.export import Exportable, export_aot, export_onnx, export_program
 from pentamask.export.onnx_file import check_packages
+from pentamask.export.program import check_torch
 from pentamask.tools.demo import find_images
 
 _FORMATS = {".onnx": "onnx", ".pt2": "torch_export"}
@@ -72,6 +73,7 @@ def main(args: argparse.Namespace) -> None:
         raise BadInput(f"--output {args.output}: end it in .onnx or .pt2, or give --format.")
     if form != "onnx" and (args.half or args.opset or args.batch or args.verify or args.sample_image or args.run_eval):
         raise BadInput("--half, --opset, --batch, --verify, --sample-image and --run-eval are for ONNX files.")
+    check_torch()
     if form == "onnx":
         check_packages("onnx", "onnxscript", *(["onnxruntime"] if args.verify or args.run_eval else []))
     pictures = find_images([*args.verify, *([args.sample_image] if args.sample_image else [])], "--verify")
