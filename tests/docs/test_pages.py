@@ -10,6 +10,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from doc_pages import DOCS, PAGES, ROOT, Block, blocks
+from mkdocs.config import load_config
 from PIL import Image
 from thin_models import scenes
 
@@ -77,3 +78,7 @@ def test_every_block_is_of_a_known_kind(block: Block) -> None:
 def test_every_page_is_in_the_menu() -> None:
     menu = (ROOT / "mkdocs.yml").read_text()
     assert all(str(page.relative_to(ROOT / "docs")) in menu for page in DOCS)
+
+
+def test_pages_ask_no_other_host() -> None:
+    assert load_config(str(ROOT / "mkdocs.yml")).theme["highlightjs"] is False
