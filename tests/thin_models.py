@@ -17,14 +17,78 @@ THIN_MODELS = (
     "MaskRCNN_R_50_thin",
     "PanopticSegFormer_R_50_thin",
 )
-# Overrides that leave out layers, each of which costs seconds of an export.
-FEWER_LAYERS = {
-    "PanopticSegFormer_R_50_thin": [
-        word
-        for part in ("ENCODER_LAYERS", "DECODER_LAYERS", "THING_BLOCKS", "STUFF_BLOCKS")
-        for word in (f"MODEL.PANOPTIC_SEGFORMER.NUM_{part}", 1)
-    ]
+_SHALLOW = ["MODEL.RESNETS.DEPTH", 18]
+_ONE_LAYER = [
+    word
+    for part in ("ENCODER_LAYERS", "DECODER_LAYERS", "THING_BLOCKS", "STUFF_BLOCKS")
+    for word in (f"MODEL.PANOPTIC_SEGFORMER.NUM_{part}", 1)
+]
+# Overrides that leave out layers, each of which costs time in an export.
+FEWER_LAYERS = {name: _SHALLOW + (_ONE_LAYER if name.startswith("Panoptic") else []) for name in THIN_MODELS}
+
+
+def _maps(*names: str, keys: tuple[str, ...]) -> list[object]:
+    return [word for key in keys for word in (key, list(names))]
+
+
+_SEMANTIC = ["MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4]
+_ONE_MAP = [
+    *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.ANCHOR_GENERATOR.SIZES", [[24, 48, 80]]),
+]
+_ONE_MAP_KEYS = ("MODEL.RESNETS.OUT_FEATURES", "MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES")
+# Other models and parts: base and overrides.
+VARIANTS = {
+    "FCOS with DCN": (
+        "BlendMask_R_50_thin",
+        [*_SHALLOW, "MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.FCOS.USE_DEFORMABLE", True],
+    ),
+    "panoptic BlendMask": (
+        "BlendMask_R_50_thin",
+        [
+            *_SHALLOW,
+            *("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True, *_SEMANTIC),
+            *_maps("p3", "p4", keys=("MODEL.SEM_SEG_HEAD.IN_FEATURES",)),
+        ],
+    ),
+    "panoptic CenterMask with VoVNet": (
+        "CenterMask_Lite_R_50_thin",
+        [
+            *("MODEL.META_ARCHITECTURE", "PanopticCenterMask", *_SEMANTIC),
+            *("MODEL.BACKBONE.NAME", "build_vovnet_fpn_p6p7_backbone"),
+            *("MODEL.VOVNET.CONV_BODY", "V-19-slim-eSE", "MODEL.VOVNET.NORM", "BN"),
+            *_maps("stage2", "stage3", "stage4", keys=("MODEL.VOVNET.OUT_FEATURES", "MODEL.FPN.IN_FEATURES")),
+            *_maps("p2", "p3", "p4", keys=("MODEL.SEM_SEG_HEAD.IN_FEATURES",)),
+        ],
+    ),
+    "YOLACT with mask scores and greedy NMS": (
+        "YOLACT_R_50_thin",
+        [
+            *(*_SHALLOW, "MODEL.YOLACT.MASK_IOU.ENABLED", True, "MODEL.YOLACT.IMAGE_SIZE", 256),
+            *("MODEL.YOLACT.NMS_TYPE", "batched"),
+        ],
+    ),
+    "YOLACT with cross-class NMS": ("YOLACT_R_50_thin", [*_SHALLOW, "MODEL.YOLACT.NMS_TYPE", "cross_class"]),
+    "CenterMask without mask scores": ("CenterMask_Lite_R_50_thin", [*_SHALLOW, "MODEL.MASKIOU_ON", False]),
+    "Mask R-CNN C4": (
+        "MaskRCNN_R_50_thin",
+        [
+            *(*_SHALLOW, *_ONE_MAP, *_maps("res4", keys=_ONE_MAP_KEYS)),
+            *("MODEL.ROI_HEADS.NAME", "Res5ROIHeads", "MODEL.ROI_MASK_HEAD.NUM_CONV", 0),
+        ],
+    ),
+    "Mask R-CNN DC5": (
+        "MaskRCNN_R_50_thin",
+        ["MODEL.RESNETS.RES5_DILATION", 2, *_ONE_MAP, *_maps("res5", keys=_ONE_MAP_KEYS)],
+    ),
 }
+
+
+def build_variant(name: str) -> tuple[CfgNode, nn.Module]:
+    """As `build_thin`, of VARIANTS or THIN_MODELS with fewer layers."""
+    base, overrides = VARIANTS.get(name, (name, FEWER_LAYERS.get(name, [])))
+    return build_thin(base, *overrides)
+
+
 # Layers, by the end of their names, whose weights are multiplied, so that scores and masks are not all alike.
 _FACTORS = {
     "fcos_head.cls_logits": 25.0,

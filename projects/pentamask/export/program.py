@@ -3,6 +3,7 @@
 import contextlib
 import json
 import warnings
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -83,7 +84,9 @@ def export_aot(
     module = Exportable(model, masks=masks, detections=detections)
     metadata = describe(model, module, cfg, config_name=config_name, size=size)
     program = trace_program(module, size)
-    settings = {"aot_inductor.metadata": {"pentamask": json.dumps(metadata)}}
+    # With it, a transposed convolution of a number of regions that is not known before gives wrong masks (2.11).
+    settings: dict[str, Any] = {"layout_optimization": False}
+    settings["aot_inductor.metadata"] = {"pentamask": json.dumps(metadata)}
     torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=settings)
 
 
