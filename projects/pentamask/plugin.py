@@ -101,8 +101,8 @@ class Plugin:
         score_thresholds: config keys below which predictions are dropped; with all at 0 every model predicts something.
         dense_parts: modules, by their names, that give the same operations for every picture, which MODEL.COMPILE
             compiles.
-        stages: the names of the modules that begin a stage of inference, with that of the stage (see
-            `pentamask.engine.stages`), beyond those of Detectron2's models.
+        stages: the names of the modules, and of methods within the model as "postprocessor.nms", that begin a stage of
+            inference, with that of the stage (see `pentamask.engine.stages`), beyond those of Detectron2's models.
         releases: what the model zoo lists.
         authors_names: the config keys, and their values, by which files of the authors name this model; where they
             all hold, the tools build the registered class.

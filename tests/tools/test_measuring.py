@@ -60,6 +60,7 @@ def test_benchmark_prints_one_table(tmp_path, capsys):
             "throughput",
             "memory",
         }
+    assert "NMS" in results["shapes/YOLACT_R_50_thin.yaml fp32"]  # its own, which is not Detectron2's
     assert json.loads((tmp_path / "figures.json").read_text())["models"] == results
     assert len(re.findall(r"^\| shapes/", capsys.readouterr().out, re.MULTILINE)) == 10
 

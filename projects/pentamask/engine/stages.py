@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from typing import Any
 from unittest import mock
 
@@ -77,7 +78,7 @@ class _Watch:
 def stage_times(model: nn.Module) -> Iterator[dict[str, float]]:
     """Seconds of each of `STAGES` of the calls within; a GPU is waited for at every change of stage.
 
-    NMS is Detectron2's `batched_nms`.
+    NMS is Detectron2's `batched_nms`, and methods that the model declares.
     """
     watch, handles = _Watch(next(model.parameters()).device), []
     modules = dict(model.named_modules())
@@ -85,6 +86,11 @@ def stage_times(model: nn.Module) -> Iterator[dict[str, float]]:
         if hasattr(model, "preprocess_image"):
             timed = watch.timed("preprocess", model.preprocess_image)  # type: ignore[arg-type]
             stack.enter_context(mock.patch.object(model, "preprocess_image", timed))
+        for name, stage in declared(type(model), "stages").items():
+            owner, _, method = name.rpartition(".")
+            if name not in modules and owner:
+                timed = watch.timed(stage, attrgetter(name)(model))
+                stack.enter_context(mock.patch.object(attrgetter(owner)(model), method, timed))
         boxes = torchvision.ops.boxes
         stack.enter_context(mock.patch.object(boxes, "batched_nms", watch.timed("NMS", boxes.batched_nms)))
         for name, stage in {"": "postprocess", **find_stages(model)}.items():

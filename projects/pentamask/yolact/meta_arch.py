@@ -58,7 +58,13 @@ class YOLACT(nn.Module):
     class_counts = (ClassCount("thing_classes", "MODEL.YOLACT.NUM_CLASSES", lazy_keys=("num_classes",)),)
     score_thresholds = ("MODEL.YOLACT.SCORE_THRESH_TEST",)
     dense_parts = ("backbone", "proto_net", "prediction_head")
-    stages: Mapping[str, str] = {"prediction_head": "heads", "proto_net": "masks", "mask_iou_net": "masks"}
+    stages: Mapping[str, str] = {
+        "prediction_head": "heads",
+        "proto_net": "masks",
+        "mask_iou_net": "masks",
+        "postprocessor.nms": "NMS",
+        "postprocessor.instances": "masks",
+    }
     releases = RELEASES
     explain = explain
     graph = YOLACTGraph
