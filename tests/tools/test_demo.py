@@ -213,6 +213,8 @@ def test_tiles(images, tiny, tmp_path):
     tiles = ["--tile", "64", "--overlap", "0.3", "--save-json", str(tmp_path / "found.json")]
     _run("--input", os.path.join(images, "000001.jpg"), "--output", str(target), *tiles, "--opts", *tiny)
     assert target.is_file() and json.loads((tmp_path / "found.json").read_text())
+    with pytest.raises(BadInput, match="--overlap is that of tiles"):
+        _run("--input", images, "--output", str(tmp_path / "x"), "--overlap", "0.5", "--opts", *tiny)
     with pytest.raises(BadInput, match="Tiles of 64 pixels with an overlap of 1.0"):
         _run("--input", images, "--output", str(tmp_path / "x"), "--tile", "64", "--overlap", "1", "--opts", *tiny)
 

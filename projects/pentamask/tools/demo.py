@@ -57,7 +57,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="FILE_OR_DIR", help="where to save; without it a window opens")
     parser.add_argument("--confidence-threshold", type=score, default=0.5, help="lowest score of an instance to show")
     parser.add_argument("--tile", type=int, metavar="SIZE", help="look at large pictures in tiles of so many pixels")
-    parser.add_argument("--overlap", type=float, default=0.25, metavar="F", help="of the tiles, as a share of SIZE")
+    parser.add_argument("--overlap", type=float, metavar="F", help="of the tiles, as a share of SIZE; 0.25 without")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="frames of a video at once")
     parser.add_argument("--save-json", metavar="FILE", help="also write what is found, in COCO's format of results")
     parser.add_argument("--save-masks", metavar="DIR", help="also write a PNG of each instance, or of all segments")
@@ -131,7 +131,9 @@ def _draw_ground_truth(predictor: Predictor, dataset: str, output: str) -> None:
 
 def build_predictor(args: argparse.Namespace) -> tuple[Predictor, Metadata]:
     """The model that a tool's --config-file, --opts and --confidence-threshold name, and its dataset's metadata."""
-    tiles = {"tile": args.tile, "overlap": args.overlap} if getattr(args, "tile", None) is not None else {}
+    tiles = {name: value for name in ("tile", "overlap") if (value := getattr(args, name, None)) is not None}
+    if tiles.keys() == {"overlap"}:
+        raise BadInput("--overlap is that of tiles: give --tile as well.")
     return load_predictor(args.config_file, args.opts, args.confidence_threshold, **tiles)
 
 
