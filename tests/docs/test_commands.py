@@ -26,8 +26,7 @@ from PIL import Image
 from thin_models import build_thin, scenes
 
 from pentamask.engine.config_checks import check_lazy_values, check_values
-from pentamask.engine.lazy import load_lazy_config
-from pentamask.engine.load_config import find_config_file, load_config
+from pentamask.engine.load_config import find_config_file, load_config, load_lazy_config
 from pentamask.tools import train_net
 
 THIN = {

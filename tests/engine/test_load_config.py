@@ -3,8 +3,7 @@
 import pytest
 
 from pentamask import model_zoo
-from pentamask.engine.lazy import load_lazy_config
-from pentamask.engine.load_config import find_config_file, load_config, overrides_of
+from pentamask.engine.load_config import find_config_file, load_config, load_lazy_config, overrides_of
 
 BLENDMASK = find_config_file("BlendMask/R_50_1x.yaml")
 

@@ -8,6 +8,7 @@ from thin_models import THIN_MODELS
 from pentamask import model_zoo
 from pentamask.engine.checks import BadInput
 from pentamask.engine.config_checks import check_lazy_values
+from pentamask.engine.load_config import load_any_config
 from pentamask.tools import collect_env, config, list_models
 
 
@@ -58,7 +59,7 @@ def test_unread_of_a_lazy_config(name, tmp_path, caplog):
     (tmp_path / "mine.py").write_text("\n".join([*text, "extra = dict(b=[2])"]))
     lines = said("unread", str(tmp_path / "mine.py")).splitlines()
     assert sorted(lines) == ["dataloader.val.a: 1", "extra.b: [2]", "train.evl_period: 5"]
-    check_lazy_values(config.load(str(tmp_path / "mine.py"), ["train.device=cpu"]))
+    check_lazy_values(load_any_config(str(tmp_path / "mine.py"), ["train.device=cpu"]))
     (message,) = caplog.messages
     assert message.startswith("Nothing reads train.evl_period. Did you mean train.eval_period")
 

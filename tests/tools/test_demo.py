@@ -22,8 +22,7 @@ from PIL import Image
 from pentamask.checkpoint.loader import CheckpointError
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.engine.checks import BadInput
-from pentamask.engine.lazy import load_lazy_config
-from pentamask.engine.load_config import find_config_file, load_config
+from pentamask.engine.load_config import find_config_file, load_config, load_lazy_config
 from pentamask.engine.predictor import Predictor
 from pentamask.tools import demo, train_net
 from pentamask.tools.save_predictions import Saver
@@ -227,8 +226,8 @@ def test_video_keeps_its_size_and_number_of_frames(clip, tiny, tmp_path):
     video = cv2.VideoCapture(target)
     assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (96, 64)
     assert (video.get(cv2.CAP_PROP_FRAME_COUNT), round(video.get(cv2.CAP_PROP_FPS))) == (3, 10)
-    with pytest.raises(BadInput, match=r"--batch-size 0: give 1 or more"):
-        _run("--video-input", source, "--output", str(tmp_path / "b.mp4"), "--batch-size", "0", "--opts", *tiny)
+    with pytest.raises(BadInput, match=r"--batch-size 2: with --tile give 1"):
+        _run("--video-input", source, "--batch-size", "2", "--tile", "64", "--opts", *tiny)
     file = tmp_path / "tracks.json"
     batches = ["--batch-size", "2", "--save-json", str(file)]
     _run("--video-input", source, "--output", str(tmp_path / "again.mp4"), *batches, "--opts", *tiny)

@@ -1,5 +1,6 @@
 """Mistakes in configs and flags: each ends in one message that names it, before the first iteration."""
 
+import importlib
 import subprocess
 import sys
 
@@ -190,3 +191,23 @@ def test_the_line_and_the_traceback_as_a_user_meets_them(tiny, tmp_path):
         done.stderr.strip().splitlines()[-1].startswith("train_net: error: This config cannot be built: KeyError: 51")
     )
     assert "Traceback (most recent call last)" in (tmp_path / "out" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("tool", "words", "flag"),
+    [
+        ("benchmark", ["--config-file", BLENDMASK, "--rounds", "0"], "--rounds"),
+        ("benchmark", ["--config-file", BLENDMASK, "--batch-size", "0"], "--batch-size"),
+        ("check_data", ["--dataset", "shapes_val", "--samples", "0"], "--samples"),
+        ("demo", ["--video-input", "a.mp4", "--batch-size", "-1"], "--batch-size"),
+        ("demo", ["--input", "a.jpg", "--tile", "many"], "--tile"),
+        ("explain", ["--input", "a.jpg", "--output", "x", "--instances", "0"], "--instances"),
+        ("export_model", ["--output", "x.onnx", "--size", "0", "64"], "--size"),
+        ("report", ["--from", "x", "--output", "y", "--images", "0"], "--images"),
+        ("visualize_data", ["--config-file", BLENDMASK, "--output", "x", "--num", "-3"], "--num"),
+    ],
+)
+def test_numbers_that_flags_cannot_have(tool, words, flag, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"pentamask.tools.{tool}").get_parser().parse_args(words)
+    assert f"argument {flag}: " in capsys.readouterr().err

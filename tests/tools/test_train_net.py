@@ -17,8 +17,7 @@ from detectron2.modeling import build_model
 
 from pentamask.checkpoint.loader import CheckpointError
 from pentamask.engine.checks import BadInput
-from pentamask.engine.lazy import load_lazy_config
-from pentamask.engine.load_config import find_config_file, load_config
+from pentamask.engine.load_config import find_config_file, load_config, load_lazy_config
 from pentamask.tools import train_net
 
 CONFIG = "configs/shapes/BlendMask_R_50_thin.yaml"

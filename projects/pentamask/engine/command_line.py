@@ -33,6 +33,37 @@ def add_debug_flag(parser: argparse.ArgumentParser, name: str) -> argparse.Argum
     return parser
 
 
+def add_config_options(parser: argparse.ArgumentParser, name: str = "opts") -> None:
+    """Give a parser what ends a command line, as `opts`: overrides of the config's keys.
+
+    Args:
+        name: "opts", or "--opts" for a tool that takes them after this flag.
+    """
+    parser.add_argument(
+        name,
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="OPT",
+        help="KEY VALUE ... or, for .py files, key=value ...",
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def score(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
 @contextmanager
 def reported_errors(name: str, *, debug: bool = False) -> Iterator[None]:
     """End the process with one line on stderr and exit status 1 if anything fails within.

@@ -1,11 +1,44 @@
-"""A model as evaluation and prediction use it, from either kind of config."""
+"""Models of either kind of config, as evaluation and prediction use them."""
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, instantiate
+from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
+from pentamask.engine.checks import check_weights
+from pentamask.engine.config_checks import building_errors
+from pentamask.engine.load_config import available_device, load_any_config
 from pentamask.optimize import compile_dense_parts, optimize_for_inference
+
+
+def load_runnable_config(name: str, overrides: list[str]) -> CfgNode | DictConfig:
+    """As `load_any_config`, for a device that there is.
+
+    Raises:
+        BadInput: also if the weights that it names do not exist.
+    """
+    cfg = load_any_config(name, overrides)
+    if isinstance(cfg, CfgNode):
+        check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)
+        cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
+        cfg.freeze()
+    else:
+        check_weights("train.init_checkpoint", cfg.train.init_checkpoint)
+        cfg.train.device = available_device(cfg.train.device)
+    return cfg
+
+
+def build_any_model(cfg: CfgNode | DictConfig) -> nn.Module:
+    """The model of a config, on its device, with fresh weights.
+
+    Raises:
+        BadInput: it cannot be built.
+    """
+    with building_errors(cfg):
+        if isinstance(cfg, CfgNode):
+            return build_model(cfg)
+        return instantiate(cfg.model).to(cfg.train.device)
 
 
 def load_for_inference(cfg: CfgNode | DictConfig, model: nn.Module, *, resume: bool = False) -> nn.Module:

@@ -5,81 +5,35 @@ import logging
 import os
 from typing import Any
 
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.engine import HookBase, SimpleTrainer, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from pentamask.checkpoint.loader import PentamaskCheckpointer
-from pentamask.common import leaves
 from pentamask.engine.checks import (
-    BadInput,
     check_class_names,
     check_dataset_files,
     check_lazy_class_counts,
     check_registered,
     checked_loading,
     dataset_errors,
-    did_you_mean,
 )
 from pentamask.engine.config_checks import building_errors
 from pentamask.engine.dry_run import Plan, dry_run
 from pentamask.engine.early_stopping import early_ending
 from pentamask.engine.ema import EMAHook
-from pentamask.engine.inference import load_for_inference
+from pentamask.engine.inference import build_any_model, load_for_inference
 from pentamask.engine.launch import distribute
-from pentamask.engine.load_config import check_overrides
+from pentamask.engine.load_config import dataset_names
 from pentamask.engine.loss_report import LossReport
 from pentamask.engine.rehearsal import check_best_metric, rehearse_evaluation, rehearse_training
 from pentamask.engine.resume import add_resume_hooks, complete_last_line, resume_or_load
 from pentamask.engine.step import StepTrainer, find_precision, mixed_precision
 from pentamask.engine.tta import ModelWithTTA
 from pentamask.optimize import compile_dense_parts
-
-
-def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
-    """A LazyConfig file with `key=value` overrides.
-
-    Raises:
-        BadInput: the file cannot be run, an override has another form, or names a key that nothing reads.
-    """
-    try:
-        cfg = LazyConfig.load(config_file)
-    except Exception as error:  # the file is a program, which can fail with anything
-        raise BadInput(f"Cannot load {config_file}: {type(error).__name__}: {error}") from error
-    check_overrides(overrides)
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals:
-            raise BadInput(f"Override {override!r} of a LazyConfig must look like key=value.")
-        parent, _, _ = key.rpartition(".")
-        node = OmegaConf.select(cfg, parent) if parent else cfg
-        # Arguments of a call may be added: a wrong one fails when the call is made.
-        if OmegaConf.select(cfg, key, default=_missing) is _missing and not (
-            isinstance(node, DictConfig) and "_target_" in node
-        ):
-            raise BadInput(f"On the command line: non-existent key {key}.{did_you_mean(key, leaves(cfg))}")
-    try:
-        given = LazyConfig.apply_overrides(copy.deepcopy(cfg), overrides)
-        if OmegaConf.select(given, "train.auto_scale", default=False):
-            _scale_to_batch(cfg, given.dataloader.train.total_batch_size)
-        return LazyConfig.apply_overrides(cfg, overrides)  # what they name is not scaled
-    except Exception as error:  # Hydra's parser has many
-        raise BadInput(f"On the command line: {type(error).__name__}: {' '.join(str(error).split())}") from error
-
-
-def _scale_to_batch(cfg: DictConfig, batch_size: int) -> None:
-    """As `load_config` does it; `lr_multiplier` counts in shares of `train.max_iter` already."""
-    scale = batch_size / cfg.dataloader.train.total_batch_size
-    cfg.dataloader.train.total_batch_size = batch_size
-    cfg.optimizer.lr *= scale
-    for node, key in ((cfg.train, "max_iter"), (cfg.train, "eval_period"), (cfg.train.checkpointer, "period")):
-        node[key] = round(node[key] / scale)
-
-
-_missing = object()
 
 
 def evaluate_lazy(cfg: DictConfig, model: nn.Module) -> dict:
@@ -161,8 +115,7 @@ def run_lazy(cfg: DictConfig, *, resume: bool, eval_only: bool, try_only: bool =
         BadInput: the data cannot be loaded, or has another number of classes than the model.
         FloatingPointError: a loss is not finite; names it, the learning rate and the images.
     """
-    with building_errors(cfg):
-        model = instantiate(cfg.model).to(cfg.train.device)
+    model = build_any_model(cfg)
     return _evaluate(cfg, model, resume) if eval_only else _train(cfg, model, resume, try_only)
 
 
@@ -260,12 +213,6 @@ def _build_trainer(cfg: DictConfig, model: nn.Module) -> SimpleTrainer:
         skip_nonfinite=cfg.train.get("skip_nonfinite", 0),
         output_dir=cfg.train.output_dir,
     )
-
-
-def dataset_names(cfg: DictConfig, split: str) -> list[str]:
-    """The datasets of `cfg.dataloader[split]`, which may name one or a list."""
-    names = cfg.dataloader[split].dataset.names
-    return list(names) if isinstance(names, ListConfig) else [names]
 
 
 def lazy_mask_format(cfg: DictConfig, split: str) -> str:

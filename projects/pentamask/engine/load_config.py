@@ -1,19 +1,23 @@
 """From --config-file and overrides to a config, with errors that say which key or file is wrong."""
 
+import copy
 import logging
 import os
 from typing import Any
 
 import torch
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode, LazyConfig, get_cfg
 from detectron2.engine import DefaultTrainer
 from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import DictConfig, OmegaConf
 
 from pentamask import model_zoo
 from pentamask.common import leaves
 from pentamask.config import add_pentamask_config, merge_yaml, translate_config
 from pentamask.engine.checks import BadInput, did_you_mean
+
+_missing = object()
 
 
 def find_config_file(path: str) -> str:
@@ -81,6 +85,60 @@ def _scale_to_batch(cfg: CfgNode, batch_size: int) -> None:
     scaled = DefaultTrainer.auto_scale_workers(cfg, batch_size)
     cfg.merge_from_other_cfg(scaled)
     cfg.SOLVER.REFERENCE_WORLD_SIZE = reference
+
+
+def load_lazy_config(config_file: str, overrides: list[str]) -> DictConfig:
+    """A LazyConfig file with `key=value` overrides.
+
+    Raises:
+        BadInput: the file cannot be run, an override has another form, or names a key that nothing reads.
+    """
+    try:
+        cfg = LazyConfig.load(config_file)
+    except Exception as error:  # the file is a program, which can fail with anything
+        raise BadInput(f"Cannot load {config_file}: {type(error).__name__}: {error}") from error
+    check_overrides(overrides)
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals:
+            raise BadInput(f"Override {override!r} of a LazyConfig must look like key=value.")
+        parent, _, _ = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        # Arguments of a call may be added: a wrong one fails when the call is made.
+        if OmegaConf.select(cfg, key, default=_missing) is _missing and not (
+            isinstance(node, DictConfig) and "_target_" in node
+        ):
+            raise BadInput(f"On the command line: non-existent key {key}.{did_you_mean(key, leaves(cfg))}")
+    try:
+        given = LazyConfig.apply_overrides(copy.deepcopy(cfg), overrides)
+        if OmegaConf.select(given, "train.auto_scale", default=False):
+            _scale_lazy_to_batch(cfg, given.dataloader.train.total_batch_size)
+        return LazyConfig.apply_overrides(cfg, overrides)  # what they name is not scaled
+    except Exception as error:  # Hydra's parser has many
+        raise BadInput(f"On the command line: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _scale_lazy_to_batch(cfg: DictConfig, batch_size: int) -> None:
+    """As `_scale_to_batch`; `lr_multiplier` counts in shares of `train.max_iter` already."""
+    scale = batch_size / cfg.dataloader.train.total_batch_size
+    cfg.dataloader.train.total_batch_size = batch_size
+    cfg.optimizer.lr *= scale
+    for node, key in ((cfg.train, "max_iter"), (cfg.train, "eval_period"), (cfg.train.checkpointer, "period")):
+        node[key] = round(node[key] / scale)
+
+
+def load_any_config(name: str, overrides: list[str]) -> CfgNode | DictConfig:
+    """The config of either kind that a path or a name in the model zoo means; see `find_config_file` for its errors."""
+    path = find_config_file(name)
+    return (load_lazy_config if path.endswith(".py") else load_config)(path, overrides)
+
+
+def dataset_names(cfg: CfgNode | DictConfig, split: str) -> list[str]:
+    """The datasets of a config for "train" or "test"; a LazyConfig may name one or a list."""
+    if isinstance(cfg, CfgNode):
+        return list(cfg.DATASETS[split.upper()])
+    names = cfg.dataloader[split].dataset.names
+    return [names] if isinstance(names, str) else list(names)
 
 
 def overrides_of(config_file: str, settings: dict[tuple[str, str], Any]) -> list[str]:

@@ -6,14 +6,12 @@ from detectron2.config import CfgNode, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.modeling import build_model
 from omegaconf import DictConfig
-from torch import nn
 
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.data.pictures import convert_bgr
 from pentamask.engine.checks import BadInput
-from pentamask.engine.inference import load_for_inference
+from pentamask.engine.inference import build_any_model, load_for_inference
 from pentamask.engine.tiles import predict_tiles
 from pentamask.explanation import Explanation
 from pentamask.inputs import check_picture, register_input_check
@@ -46,7 +44,7 @@ class Predictor:
         Raises:
             BadInput: tile or overlap are out of range.
         """
-        self.model, self.mapper = _build(cfg)
+        self.model, self.mapper = build_any_model(cfg), _test_mapper(cfg)
         register_input_check(self.model)
         load_for_inference(cfg, self.model)
         if tile is not None and not (tile >= 1 and 0 <= overlap < 1):
@@ -133,8 +131,8 @@ class Predictor:
         return id_map, [s for s in segments if s["id"] not in weak]
 
 
-def _build(cfg: CfgNode | DictConfig) -> tuple[nn.Module, DatasetMapper]:
-    """The model, and the test loader's mapper, which knows the size and colours that it takes."""
+def _test_mapper(cfg: CfgNode | DictConfig) -> DatasetMapper:
+    """The test loader's, which knows the size and colours that the model takes."""
     if isinstance(cfg, CfgNode):
-        return build_model(cfg), MaskDatasetMapper(cfg, is_train=False)
-    return instantiate(cfg.model).to(cfg.train.device), instantiate(cfg.dataloader.test.mapper)
+        return MaskDatasetMapper(cfg, is_train=False)
+    return instantiate(cfg.dataloader.test.mapper)

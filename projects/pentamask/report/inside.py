@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from pentamask.data.panoptic import find_metadata
 from pentamask.data.pictures import read_record_picture
-from pentamask.engine.lazy import dataset_names
+from pentamask.engine.load_config import dataset_names
 from pentamask.engine.predictor import Predictor
 from pentamask.plugin import declared, find_model_class
 from pentamask.visualize.explanation import save_explanation
@@ -39,7 +39,7 @@ def report_run(
     Returns:
         The path of index.html; None in other processes than the main one.
     """
-    names = cfg.DATASETS.TEST if isinstance(cfg, CfgNode) else dataset_names(cfg, "test")
+    names = dataset_names(cfg, "test")
     predictor = Predictor(_with_weights(cfg, weights)) if declared(find_model_class(cfg), "explain") else None
     if not comm.is_main_process():
         return None

@@ -21,7 +21,7 @@ from torch import nn
 
 from pentamask.data.pictures import read_picture
 from pentamask.data.shape_scenes import draw_scene
-from pentamask.engine.command_line import add_debug_flag, reported_errors
+from pentamask.engine.command_line import add_config_options, add_debug_flag, reported_errors
 from pentamask.engine.load_config import overrides_of
 from pentamask.engine.predictor import Predictor
 from pentamask.engine.stages import STAGES, find_stages
@@ -37,13 +37,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint; random weights without")
     parser.add_argument("--input", metavar="FILE", help="picture; a generated one without")
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="OPT",
-        help="KEY VALUE ... or, for .py files, key=value ...",
-    )
+    add_config_options(parser, "--opts")
 
 
 def build_measured(

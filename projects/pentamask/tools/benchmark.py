@@ -19,7 +19,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from torch import nn
 
-from pentamask.engine.command_line import add_debug_flag, reported_errors
+from pentamask.engine.command_line import add_debug_flag, positive, reported_errors
 from pentamask.engine.config_checks import check_device
 from pentamask.engine.load_config import available_device
 from pentamask.engine.rehearsal import make_folder
@@ -37,8 +37,8 @@ def get_parser() -> argparse.ArgumentParser:
     add_model_arguments(parser)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["fp32"])
     parser.add_argument("--device", default="", help="cuda or cpu; without, the config's")
-    parser.add_argument("--rounds", type=int, default=10, help="calls of which the median counts")
-    parser.add_argument("--batch-size", type=int, default=4, help="pictures at once, for the throughput")
+    parser.add_argument("--rounds", type=positive, default=10, help="calls of which the median counts")
+    parser.add_argument("--batch-size", type=positive, default=4, help="pictures at once, for the throughput")
     parser.add_argument("--json", metavar="FILE", help="also write the figures")
     return parser
 

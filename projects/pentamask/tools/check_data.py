@@ -9,6 +9,7 @@ import copy
 import os
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.logger import setup_logger
@@ -22,9 +23,9 @@ from pentamask.data.panoptic_checks import check_panoptic
 from pentamask.data.picture_checks import PictureSummary, check_pictures
 from pentamask.data.pictures import read_record_picture
 from pentamask.engine.checks import BadInput, check_registered, checked_loading, mask_format
-from pentamask.engine.command_line import add_debug_flag, reported_errors
-from pentamask.engine.lazy import dataset_names, lazy_mask_format, load_lazy_config
-from pentamask.engine.load_config import find_config_file, load_config
+from pentamask.engine.command_line import add_config_options, add_debug_flag, positive, reported_errors
+from pentamask.engine.lazy import lazy_mask_format
+from pentamask.engine.load_config import dataset_names, load_any_config
 from pentamask.visualize.predictions import literal_text, with_class_names
 
 _PANEL = 320  # pixels of the longer side of a sample
@@ -39,10 +40,8 @@ def get_parser() -> argparse.ArgumentParser:
     source.add_argument("--config-file", metavar="FILE", help="config file or name in the model zoo")
     source.add_argument("--dataset", nargs="+", metavar="NAME", help="registered datasets")
     parser.add_argument("--output", metavar="DIR", help="where to write a picture of samples of each dataset")
-    parser.add_argument("--samples", type=int, default=12, help="pictures in it")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... or, for .py files, key=value ..."
-    )
+    parser.add_argument("--samples", type=positive, default=12, help="pictures in it")
+    add_config_options(parser)
     return parser
 
 
@@ -68,15 +67,11 @@ def _datasets(args: argparse.Namespace) -> list[tuple[str, bool, str]]:
     """Names, whether they are for training, and what their masks become, see `checked_datasets`."""
     if args.dataset:
         return [(name, True, "") for name in args.dataset]
-    config_file = find_config_file(args.config_file)
-    if config_file.endswith(".py"):
-        cfg = load_lazy_config(config_file, args.opts)
-        splits = {split: (dataset_names(cfg, split), lazy_mask_format(cfg, split)) for split in ("train", "test")}
-    else:
-        cfg = load_config(config_file, args.opts)
-        named = {"train": cfg.DATASETS.TRAIN, "test": cfg.DATASETS.TEST}
-        splits = {split: (names, mask_format(cfg, split)) for split, names in named.items()}
-    return [(name, split == "train", masks) for split, (names, masks) in splits.items() for name in names]
+    cfg = load_any_config(args.config_file, args.opts)
+    form = mask_format if isinstance(cfg, CfgNode) else lazy_mask_format
+    return [
+        (name, split == "train", form(cfg, split)) for split in ("train", "test") for name in dataset_names(cfg, split)
+    ]
 
 
 def check_dataset(name: str, *, train: bool, masks: str, output: str | None = None, samples: int = 12) -> None:

@@ -24,10 +24,9 @@ from pentamask.common import leaves
 from pentamask.config import add_pentamask_config
 from pentamask.data.mapper import MaskDatasetMapper
 from pentamask.engine.checks import BadInput, did_you_mean
-from pentamask.engine.command_line import add_debug_flag, reported_errors
+from pentamask.engine.command_line import add_config_options, add_debug_flag, reported_errors
 from pentamask.engine.config_checks import building_errors, differences, unread_lazy_keys
-from pentamask.engine.lazy import load_lazy_config
-from pentamask.engine.load_config import find_config_file, load_config
+from pentamask.engine.load_config import load_any_config
 from pentamask.plugin import declared, registered_models
 
 # Read by the tools and not by the model.
@@ -41,17 +40,11 @@ def get_parser() -> argparse.ArgumentParser:
     for name, text in (("show", "all keys and values"), ("unread", "keys that are set and that nothing reads")):
         command = commands.add_parser(name, help=text)
         command.add_argument("config", help="file or name in the model zoo")
-        command.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... or, for .py files, key=value ...")
+        add_config_options(command)
     commands.add_parser("key", help="what a key does, and its default").add_argument("key", help="as SOLVER.BASE_LR")
     diff = commands.add_parser("diff", help="what differs between two configs")
     diff.add_argument("config", nargs=2)
     return parser
-
-
-def load(name: str, overrides: list[str]) -> CfgNode | DictConfig:
-    """Either kind of config."""
-    path = find_config_file(name)
-    return (load_lazy_config if path.endswith(".py") else load_config)(path, overrides)
 
 
 def show(cfg: CfgNode | DictConfig) -> str:
@@ -156,11 +149,11 @@ def main(args: argparse.Namespace) -> str:
     if args.command == "key":
         return describe_key(args.key)
     if args.command == "diff":
-        first, second = (load(name, []) for name in args.config)
+        first, second = (load_any_config(name, []) for name in args.config)
         if isinstance(first, CfgNode) != isinstance(second, CfgNode):
             raise BadInput("A YAML config and a LazyConfig have no keys in common.")
         return "\n".join(compare(first, second)) or "No key differs."
-    cfg = load(args.config, args.opts)
+    cfg = load_any_config(args.config, args.opts)
     if args.command == "show":
         return show(cfg)
     unread = unread_keys(cfg) if isinstance(cfg, CfgNode) else unread_lazy_keys(cfg)

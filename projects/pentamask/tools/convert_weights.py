@@ -20,7 +20,7 @@ from pentamask.checkpoint.files import read_checkpoint
 from pentamask.checkpoint.key_map import KeyRules, known_rules, recognise, sample
 from pentamask.checkpoint.loader import PentamaskCheckpointer, load_completely
 from pentamask.engine.checks import BadInput
-from pentamask.engine.command_line import add_debug_flag, reported_errors
+from pentamask.engine.command_line import add_config_options, add_debug_flag, reported_errors
 from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.plugin import declared, find_model_class
 
@@ -32,9 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("target", metavar="OUT", help="new file, .pth or .safetensors")
     parser.add_argument("--model", required=True, help="config in the model zoo, as FCOS/R_50_1x, or a YAML file")
     parser.add_argument("--verify", action="store_true", help="load both files and compare the models' outputs")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config options; the last flag"
-    )
+    add_config_options(parser, "--opts")
     return parser
 
 

@@ -25,10 +25,17 @@ from PIL import Image
 
 from pentamask.data.panoptic import find_metadata
 from pentamask.data.pictures import read_picture
-from pentamask.engine.checks import BadInput, check_registered, check_weights, dataset_errors
-from pentamask.engine.command_line import add_debug_flag, describe_error, reported_errors
-from pentamask.engine.lazy import load_lazy_config
-from pentamask.engine.load_config import available_device, find_config_file, load_config
+from pentamask.engine.checks import BadInput, check_registered, dataset_errors
+from pentamask.engine.command_line import (
+    add_config_options,
+    add_debug_flag,
+    describe_error,
+    positive,
+    reported_errors,
+    score,
+)
+from pentamask.engine.inference import load_runnable_config
+from pentamask.engine.load_config import dataset_names, find_config_file
 from pentamask.engine.predictor import Predictor
 from pentamask.engine.rehearsal import make_folder
 from pentamask.tools.pipeline import ahead
@@ -56,27 +63,13 @@ def get_parser() -> argparse.ArgumentParser:
     source.add_argument("--ground-truth", metavar="DATASET", help="images of a registered dataset, beside their truth")
     parser.add_argument("--output", metavar="FILE_OR_DIR", help="where to save; without it a window opens")
     parser.add_argument("--confidence-threshold", type=score, default=0.5, help="lowest score of an instance to show")
-    parser.add_argument("--tile", type=int, metavar="SIZE", help="look at large pictures in tiles of so many pixels")
+    parser.add_argument("--tile", type=positive, metavar="SIZE", help="look at large pictures in tiles of this side")
     parser.add_argument("--overlap", type=float, metavar="F", help="of the tiles, as a share of SIZE; 0.25 without")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="frames of a video at once")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="frames of a video at once")
     parser.add_argument("--save-json", metavar="FILE", help="also write what is found, in COCO's format of results")
     parser.add_argument("--save-masks", metavar="DIR", help="also write a PNG of each instance, or of all segments")
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="OPT",
-        help="KEY VALUE ... or, for .py files, key=value ...",
-    )
+    add_config_options(parser, "--opts")
     return parser
-
-
-def score(text: str) -> float:
-    """A number from 0 to 1, for argparse."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
 
 
 def main(args: argparse.Namespace) -> None:
@@ -110,8 +103,8 @@ def main(args: argparse.Namespace) -> None:
         return
     if args.webcam and args.output:
         raise BadInput("--output cannot be combined with --webcam.")
-    if args.batch_size < 1 or (args.batch_size > 1 and args.tile):
-        raise BadInput(f"--batch-size {args.batch_size}: give 1 or more, and 1 with --tile.")
+    if args.batch_size > 1 and args.tile:
+        raise BadInput(f"--batch-size {args.batch_size}: with --tile give 1.")
     name = args.video_input or "webcam"
     with open_video(0 if args.webcam else args.video_input) as video:
         target = video_path(name, args.output)
@@ -141,19 +134,9 @@ def load_predictor(
     config_file: str, overrides: list[str], confidence_threshold: float = 0.0, **options: Any
 ) -> tuple[Predictor, Metadata]:
     """The model of a config file or a name in the model zoo, with `Predictor`'s options, and its dataset's metadata."""
-    config_file = find_config_file(config_file)
-    if config_file.endswith(".py"):
-        cfg = load_lazy_config(config_file, overrides)
-        check_weights("train.init_checkpoint", cfg.train.init_checkpoint)
-        cfg.train.device = available_device(cfg.train.device)
-        names = cfg.dataloader.test.dataset.names
-    else:
-        cfg = load_config(config_file, overrides)
-        check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)
-        cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
-        cfg.freeze()
-        names = cfg.DATASETS.TEST or "__unused"
-    metadata = with_class_names(find_metadata(names if isinstance(names, str) else names[0]))
+    cfg = load_runnable_config(config_file, overrides)
+    names = dataset_names(cfg, "test") or ["__unused"]
+    metadata = with_class_names(find_metadata(names[0]))
     return Predictor(cfg, confidence_threshold, **options), metadata
 
 

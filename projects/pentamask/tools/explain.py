@@ -11,10 +11,10 @@ from detectron2.utils.logger import setup_logger
 
 from pentamask.data.pictures import read_picture
 from pentamask.engine.checks import BadInput
-from pentamask.engine.command_line import add_debug_flag, reported_errors
+from pentamask.engine.command_line import add_config_options, add_debug_flag, positive, reported_errors, score
 from pentamask.engine.load_config import find_config_file
 from pentamask.engine.rehearsal import make_folder
-from pentamask.tools.demo import build_predictor, find_images, score
+from pentamask.tools.demo import build_predictor, find_images
 from pentamask.visualize.explanation import save_explanation
 
 
@@ -25,14 +25,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--input", nargs="+", required=True, metavar="FILE", help="images, folders or patterns")
     parser.add_argument("--output", required=True, metavar="DIR", help="for the pictures; a folder for each image")
     parser.add_argument("--confidence-threshold", type=score, default=0.3, help="lowest score of an instance to show")
-    parser.add_argument("--instances", type=int, default=4, metavar="N", help="how many of the best instances")
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="OPT",
-        help="KEY VALUE ... or, for .py files, key=value ...",
-    )
+    parser.add_argument("--instances", type=positive, default=4, metavar="N", help="how many of the best instances")
+    add_config_options(parser, "--opts")
     return parser
 
 

@@ -8,19 +8,16 @@ import argparse
 import os
 from collections.abc import Iterator
 
-from detectron2.config import CfgNode, instantiate
+from detectron2.config import CfgNode
 from detectron2.evaluation import print_csv_format
-from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
-from pentamask.checkpoint.loader import PentamaskCheckpointer
-from pentamask.engine.checks import BadInput, check_weights
-from pentamask.engine.command_line import add_debug_flag, reported_errors
-from pentamask.engine.config_checks import building_errors
-from pentamask.engine.lazy import load_lazy_config
-from pentamask.engine.load_config import available_device, find_config_file, load_config
+from pentamask.engine.checks import BadInput
+from pentamask.engine.command_line import add_config_options, add_debug_flag, positive, reported_errors
+from pentamask.engine.inference import build_any_model, load_for_inference, load_runnable_config
+from pentamask.engine.load_config import dataset_names, overrides_of
 from pentamask.engine.rehearsal import make_folder
 from pentamask.export import Exportable, export_aot, export_onnx, export_program
 from pentamask.export.onnx_file import check_packages
@@ -41,9 +38,11 @@ def get_parser() -> argparse.ArgumentParser:
         help="by default what the ending of --output says",
     )
     parser.add_argument("--portable", action="store_true", help=".pt2: load without pentamask, and more slowly")
-    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="take pictures of this size only")
+    parser.add_argument("--size", nargs=2, type=positive, metavar=("H", "W"), help="take pictures of this size only")
     parser.add_argument("--detections", choices=["dynamic", "fixed"], default="dynamic", help="how many are returned")
-    parser.add_argument("--batch", type=int, metavar="N", help="take N pictures at a time, with --detections fixed")
+    parser.add_argument(
+        "--batch", type=positive, metavar="N", help="take N pictures at a time, with --detections fixed"
+    )
     parser.add_argument("--masks", choices=["roi", "image"], default="roi", help="image: at the size of the input")
     parser.add_argument("--opset", type=int, help="of ONNX; by default the lowest that the model can do with")
     parser.add_argument("--half", action="store_true", help="ONNX: weights and most of the computation in float16")
@@ -56,7 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sample-image", metavar="IMAGE", help="as --verify, of one picture")
     parser.add_argument("--run-eval", action="store_true", help="evaluate the ONNX file on the config's test data")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options, or key=value")
+    add_config_options(parser)
     return parser
 
 
@@ -94,22 +93,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, nn.Module]:
-    """The config, and its model with its weights."""
-    config_file = find_config_file(args.config_file)
-    if config_file.endswith(".py"):
-        cfg = load_lazy_config(config_file, args.opts)
-        check_weights("train.init_checkpoint", cfg.train.init_checkpoint)
-        weights, partial = cfg.train.init_checkpoint, cfg.train.get("weights_partial", False)
-        model = instantiate(cfg.model).to(available_device(cfg.train.device))
-    else:
-        cfg = load_config(config_file, args.opts)
-        check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)
-        cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
-        weights, partial = cfg.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS_PARTIAL
-        with building_errors(cfg):
-            model = build_model(cfg)
-    PentamaskCheckpointer(model.eval(), partial=partial).load(weights)
-    return cfg, model
+    """The config, and its model with its weights, as it is built."""
+    plain = {("MODEL.OPTIMIZE", "train.optimize"): False, ("MODEL.COMPILE", "train.compile"): False}
+    cfg = load_runnable_config(args.config_file, [*args.opts, *overrides_of(args.config_file, plain)])
+    return cfg, load_for_inference(cfg, build_any_model(cfg))
 
 
 def _verify(model: nn.Module, args: argparse.Namespace, pictures: list[str]) -> bool:
@@ -134,10 +121,8 @@ def _evaluate(cfg: CfgNode | DictConfig, path: str) -> None:
 
     from pentamask.export.evaluate import evaluate_file
 
-    lazy = not isinstance(cfg, CfgNode)
-    names = cfg.dataloader.test.dataset.names if lazy else cfg.DATASETS.TEST
-    folder = os.path.join(cfg.train.output_dir if lazy else cfg.OUTPUT_DIR, "inference")
-    for name in [names] if isinstance(names, str) else names:
+    folder = os.path.join(cfg.OUTPUT_DIR if isinstance(cfg, CfgNode) else cfg.train.output_dir, "inference")
+    for name in dataset_names(cfg, "test"):
         print_csv_format(evaluate_file(Runner(path), name, folder))
 
 

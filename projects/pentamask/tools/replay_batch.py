@@ -5,16 +5,14 @@ python -m pentamask.tools.replay_batch --config-file FCOS/R_50_1x.yaml output/no
 
 import argparse
 
-from detectron2.config import instantiate
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from pentamask.checkpoint.files import read_checkpoint
 from pentamask.engine.checks import BadInput
-from pentamask.engine.command_line import add_debug_flag, reported_errors
-from pentamask.engine.lazy import load_lazy_config
-from pentamask.engine.load_config import available_device, find_config_file, load_config
+from pentamask.engine.command_line import add_config_options, add_debug_flag, reported_errors
+from pentamask.engine.inference import build_any_model, load_runnable_config
+from pentamask.engine.load_config import overrides_of
 from pentamask.engine.step import load_batch
 
 
@@ -23,7 +21,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Find out why a loss was not finite.")
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config file or name in the model zoo")
     parser.add_argument("batch", metavar="FILE", help="nonfinite_batch.pth from OUTPUT_DIR")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options of the training")
+    add_config_options(parser)
     return parser
 
 
@@ -36,7 +34,8 @@ def main(args: argparse.Namespace) -> dict[str, float]:
     saved = read_checkpoint(args.batch)
     if "batch" not in saved:
         raise BadInput(f"{args.batch}: a checkpoint, not a batch that train_net saved.")
-    model = _build(args).train()
+    fresh = overrides_of(args.config_file, {("MODEL.WEIGHTS", "train.init_checkpoint"): ""})  # the file has them
+    model = build_any_model(load_runnable_config(args.config_file, [*args.opts, *fresh])).train()
     for name, weight in model.state_dict().items():  # load_state_dict refuses what is not finite
         weight.copy_(saved["model"][name])
     first: list[str] = []
@@ -52,16 +51,6 @@ def main(args: argparse.Namespace) -> dict[str, float]:
     for name, loss in losses.items():
         print(f"{name}: {loss:.6g}")
     return losses
-
-
-def _build(args: argparse.Namespace) -> nn.Module:
-    config_file = find_config_file(args.config_file)
-    if config_file.endswith(".py"):
-        cfg = load_lazy_config(config_file, args.opts)
-        return instantiate(cfg.model).to(available_device(cfg.train.device))
-    cfg = load_config(config_file, args.opts)
-    cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
-    return build_model(cfg)
 
 
 def _note_nonfinite(name: str, first: list[str]):

@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 
 from pentamask.common import import_extra
 from pentamask.engine.checks import BadInput
-from pentamask.engine.command_line import add_debug_flag, reported_errors
+from pentamask.engine.command_line import add_config_options, add_debug_flag, positive, reported_errors
 from pentamask.engine.load_config import find_config_file, overrides_of
 from pentamask.engine.rehearsal import make_folder
 from pentamask.report import report_run, write_report
@@ -29,10 +29,8 @@ def get_parser() -> argparse.ArgumentParser:
     source.add_argument("--config-file", metavar="FILE", help="evaluate this config: a file or name in the model zoo")
     source.add_argument("--from", nargs="+", dest="folders", metavar="OUTPUT_DIR", help="trainings, evaluations")
     parser.add_argument("--output", required=True, metavar="DIR", help="for index.html and its pictures")
-    parser.add_argument("--images", type=int, default=40, metavar="N", help="of each dataset in the gallery")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... or, for .py files, key=value ..."
-    )
+    parser.add_argument("--images", type=positive, default=40, metavar="N", help="of each dataset in the gallery")
+    add_config_options(parser)
     return parser
 
 

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 
-from pentamask.engine.command_line import add_debug_flag, reported_errors
+from pentamask.engine.command_line import add_config_options, add_debug_flag, reported_errors
 from pentamask.engine.load_config import available_device, find_config_file, load_config
 from pentamask.engine.predictor import Predictor
 from pentamask.tools import train_net
@@ -65,7 +65,7 @@ def _write_picture(cfg: CfgNode) -> str:
 def cli() -> None:
     """The command line; errors end in one line on stderr and exit status 1."""
     parser = add_debug_flag(argparse.ArgumentParser(description="From nothing to pictures."), "train_demo")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config options")
+    add_config_options(parser)
     args = parser.parse_args()
     with reported_errors("train_demo", debug=args.debug):
         main(args.opts)

@@ -24,8 +24,8 @@ from pentamask.engine.config_checks import building_errors, check_lazy_values, c
 from pentamask.engine.dry_run import Plan, dry_run
 from pentamask.engine.inference import load_for_inference
 from pentamask.engine.launch import launch
-from pentamask.engine.lazy import load_lazy_config, run_lazy
-from pentamask.engine.load_config import available_device, find_config_file, load_config, overrides_of
+from pentamask.engine.lazy import run_lazy
+from pentamask.engine.load_config import available_device, find_config_file, load_config, load_lazy_config, overrides_of
 from pentamask.engine.rehearsal import make_folder, rehearse_training
 from pentamask.engine.trainer import Trainer
 from pentamask.report import report_run

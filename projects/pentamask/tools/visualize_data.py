@@ -21,9 +21,8 @@ from pentamask.data.mapper import add_missing_boxes
 from pentamask.data.panoptic import PanopticLabels, find_metadata
 from pentamask.data.pictures import read_record_picture
 from pentamask.engine.checks import BadInput, check_registered, dataset_errors
-from pentamask.engine.command_line import add_debug_flag, reported_errors
-from pentamask.engine.lazy import dataset_names, load_lazy_config
-from pentamask.engine.load_config import find_config_file, load_config
+from pentamask.engine.command_line import add_config_options, add_debug_flag, positive, reported_errors
+from pentamask.engine.load_config import dataset_names, load_any_config
 from pentamask.engine.rehearsal import make_folder
 from pentamask.engine.trainer import Trainer
 from pentamask.visualize.predictions import literal_text, with_class_names
@@ -37,10 +36,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", default="", metavar="FILE", help="config file or name in the model zoo")
     parser.add_argument("--source", choices=SOURCES, default="annotation", help="as annotated, or as trained on")
     parser.add_argument("--output", required=True, metavar="DIR", help="for the pictures")
-    parser.add_argument("--num", type=int, default=12, help="how many pictures")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... or, for .py files, key=value ..."
-    )
+    parser.add_argument("--num", type=positive, default=12, help="how many pictures")
+    add_config_options(parser)
     return parser
 
 
@@ -52,9 +49,8 @@ def main(args: argparse.Namespace) -> list[str]:
         BadInput: config, data or output cannot be used.
     """
     setup_logger(name="pentamask")
-    config_file = find_config_file(args.config_file)
-    cfg = (load_lazy_config if config_file.endswith(".py") else load_config)(config_file, args.opts)
-    names = dataset_names(cfg, "train") if isinstance(cfg, DictConfig) else list(cfg.DATASETS.TRAIN)
+    cfg = load_any_config(args.config_file, args.opts)
+    names = dataset_names(cfg, "train")
     if not names:
         raise BadInput("The config names no training data.")
     for name in names:

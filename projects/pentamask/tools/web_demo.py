@@ -16,7 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from pentamask.common import import_extra
 from pentamask.engine.checks import BadInput
-from pentamask.engine.command_line import add_debug_flag, describe_error, reported_errors
+from pentamask.engine.command_line import add_config_options, add_debug_flag, describe_error, reported_errors
 from pentamask.engine.load_config import find_config_file, overrides_of
 from pentamask.model_zoo import list_models
 from pentamask.plugin import declared
@@ -37,9 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="checkpoints to choose from")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets everybody in")
     parser.add_argument("--port", type=int, default=7860, help="port to listen at")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="OPT", help="KEY VALUE ... for every model"
-    )
+    add_config_options(parser, "--opts")
     return parser
 
 
