@@ -57,6 +57,13 @@ def test_several_runs_and_no_predictions(run, page, tmp_path):
     assert page.locator("#which option").count() == 2 and page.locator(".cards:visible").count() == 1
 
 
+def test_an_evaluation_that_was_killed(run, page, tmp_path):
+    for name in ("coco_instances_results.json", "predictions.json"):
+        (run / "inference" / name).write_text('[{"image_id": 1')
+    page.goto(f"file://{write_report([str(run)], str(tmp_path / 'report'))}")
+    assert "No saved predictions were found: evaluate first." in page.inner_text("#summary")
+
+
 def test_nothing_found(run, page, tmp_path):
     (run / "inference" / "coco_instances_results.json").write_text("[]")
     page.goto(f"file://{write_report([str(run)], str(tmp_path / 'report'))}")

@@ -1,6 +1,5 @@
 """Puts a report together: one page, and its pictures beside it."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from . import charts
 from .detection import Detections, class_names, evaluate_results, load_results, load_truth
 from .errors import KINDS, find_errors, find_nothing
 from .gallery import Card, choose_cards, draw_cards
-from .runs import Run, read_runs
+from .runs import Run, read_results, read_runs
 
 FILES = "index_files"  # folder of the pictures, named as browsers do
 _TASKS = {"segm": "mask", "bbox": "box"}
@@ -149,7 +148,8 @@ def _describe_detections(
 
 def _describe_panoptic(dataset: str, folder: str) -> dict[str, Any] | None:
     """Panoptic quality in percent: "groups" and "classes"; None without saved segments."""
-    if not os.path.isdir(os.path.join(folder, SEGMENTS_FOLDER)):
+    written = read_results(os.path.join(folder, PREDICTIONS))
+    if written is None or not os.path.isdir(os.path.join(folder, SEGMENTS_FOLDER)):
         return None
     metadata = MetadataCatalog.get(dataset)
     quality = quality_by_class(folder, metadata)
@@ -174,8 +174,7 @@ def _panoptic_names(metadata: Metadata) -> dict[int, str]:
 
 
 def _first_cards(folder: str, count: int) -> list[Card]:
-    with open(os.path.join(folder, PREDICTIONS)) as file:
-        return [Card(x["image_id"]) for x in json.load(file)["annotations"][:count]]
+    return [Card(x["image_id"]) for x in read_results(os.path.join(folder, PREDICTIONS))["annotations"][:count]]
 
 
 def _render(values: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ T IoU thresholds, R recalls, K classes, A ranges of area, M limits of detections
 
 import contextlib
 import io
-import json
 import os
 import tempfile
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pentamask.evaluation.coco import MaskScoreCOCOEvaluator, detection_limits, has_mask_scores, ranked_by_mask
+
+from .runs import read_results
 
 RESULTS = "coco_instances_results.json"
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of COCOeval.stats
@@ -71,12 +72,8 @@ def _mean(precision: np.ndarray) -> float:
 
 
 def load_results(folder: str) -> list[dict] | None:
-    """The predictions that a COCO evaluator wrote into a folder; None if it was not there."""
-    path = os.path.join(folder, RESULTS)
-    if not os.path.isfile(path):
-        return None
-    with open(path) as file:
-        return json.load(file)
+    """The predictions that a COCO evaluator wrote into a folder; None if it did not."""
+    return read_results(os.path.join(folder, RESULTS))
 
 
 def load_truth(dataset: str) -> COCO:

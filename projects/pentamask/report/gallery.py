@@ -1,6 +1,5 @@
 """Pictures of the worst and the best images: input, ground truth and prediction."""
 
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pentamask.evaluation.panoptic import PREDICTIONS, SEGMENTS_FOLDER
 from pentamask.visualize.side_by_side import draw_row
 
 from .errors import KINDS, Errors
+from .runs import read_results
 
 _PANEL = 320  # pixels of the longer side of one picture
 _EXAMPLES = 3  # images at least of each kind of error
@@ -115,11 +115,10 @@ def draw_cards(
 
 
 def _load_segments(folder: str) -> dict[Any, dict]:
-    path = os.path.join(folder, PREDICTIONS)
-    if not os.path.isfile(path) or not os.path.isdir(os.path.join(folder, SEGMENTS_FOLDER)):
+    found = read_results(os.path.join(folder, PREDICTIONS))
+    if found is None or not os.path.isdir(os.path.join(folder, SEGMENTS_FOLDER)):
         return {}
-    with open(path) as file:
-        return {x["image_id"]: x for x in json.load(file)["annotations"]}
+    return {x["image_id"]: x for x in found["annotations"]}
 
 
 def _panoptic(folder: str, prediction: dict, metadata: Metadata) -> dict:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -80,6 +81,17 @@ def _read(path: str) -> str:
         return ""
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
+
+
+def read_results(path: str) -> Any:
+    """What an evaluation wrote into a JSON file; None if it did not, or was killed before the end."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        return json.loads(_read(path))
+    except json.JSONDecodeError:
+        logging.getLogger(__name__).warning("%s was not written to its end, and is left out: evaluate again.", path)
+        return None
 
 
 def _read_metrics(path: str) -> list[dict]:

@@ -39,9 +39,10 @@ def main(options: list[str]) -> dict:
     results = train_net.main(args)
     path = _write_picture(load_config(find_config_file(_CONFIG), options))
     report = os.path.join(os.path.dirname(path), "report", "index.html")
+    written = " and ".join(file for file in (path, report) if os.path.isfile(file))
     print(
         f"Mask AP {results['segm']['AP']:.1f}, box AP {results['bbox']['AP']:.1f} after "
-        f"{(time.time() - start) / 60:.1f} minutes. Look at {path} and {report}"
+        f"{(time.time() - start) / 60:.1f} minutes. Look at {written}"
     )
     return results
 
