@@ -3,6 +3,7 @@
 import pytest
 
 from pentamask import model_zoo
+from pentamask.engine.checks import BadInput
 from pentamask.engine.load_config import find_config_file, load_config, load_lazy_config, overrides_of
 
 BLENDMASK = find_config_file("BlendMask/R_50_1x.yaml")
@@ -47,3 +48,8 @@ def test_overrides_of_any_text(name, folder):
     cfg = load(find_config_file(name), words)
     found = (cfg.train.output_dir, cfg.train.optimize) if name.endswith(".py") else (cfg.OUTPUT_DIR, cfg.MODEL.OPTIMIZE)
     assert found == (folder, False)
+
+
+def test_names_that_are_nearly_right():
+    with pytest.raises(BadInput, match=r"^R_50_FPN_1x.yml: no such file.* Did you mean MaskRCNN/R_50_FPN_1x.yaml or"):
+        find_config_file("R_50_FPN_1x.yml")

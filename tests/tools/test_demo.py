@@ -281,4 +281,4 @@ def test_as_a_user_starts_it_bad_input_ends_in_one_line():
     command = [sys.executable, "demo.py", "--config-file", "no.yaml", "--input", "a.jpg"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("demo: error: --config-file no.yaml: no such file")
+    assert done.stderr.strip().splitlines()[-1].startswith("demo: error: no.yaml: no such file")

@@ -33,7 +33,8 @@ def find_config_file(path: str) -> str:
     try:
         return model_zoo.get_config_file(path)
     except RuntimeError:
-        raise BadInput(f"--config-file {path}: no such file, and the model zoo has no config of that name.") from None
+        hint = did_you_mean(path, model_zoo.list_models())
+        raise BadInput(f"{path}: no such file, and the model zoo has no config of that name.{hint}") from None
 
 
 def load_config(config_file: str, overrides: list[str]) -> CfgNode:
