@@ -102,11 +102,19 @@ def check_num_gpus(num_gpus: int) -> None:
         raise BadInput(f"--num-gpus {num_gpus}: this machine has {torch.cuda.device_count()} usable GPUs.")
 
 
-def mask_format(cfg: CfgNode, split: str) -> str:
+def mask_format(cfg: CfgNode | DictConfig, split: str) -> str:
     """What the masks of the "train" or "test" datasets become, as `checked_datasets` takes it."""
-    if not cfg.MODEL.MASK_ON:
+    if isinstance(cfg, CfgNode):
+        used, kept, form = cfg.MODEL.MASK_ON, True, cfg.INPUT.MASK_FORMAT
+    else:
+        mapper = cfg.dataloader.train.mapper
+        used, form = mapper.get("use_instance_mask", True), mapper.get("instance_mask_format", "polygon")
+        kept = (
+            "use_instance_mask" in mapper
+        )  # one that says nothing leaves masks to its target maker, which takes either
+    if not used:
         return ""
-    return cfg.INPUT.MASK_FORMAT if split == "train" else "bitmask"
+    return form if kept and split == "train" else "bitmask"
 
 
 @contextmanager

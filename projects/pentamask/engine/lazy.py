@@ -20,6 +20,7 @@ from pentamask.engine.checks import (
     check_registered,
     checked_loading,
     dataset_errors,
+    mask_format,
 )
 from pentamask.engine.config_checks import building_errors
 from pentamask.engine.dry_run import Plan, dry_run
@@ -132,7 +133,7 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool, try_only: bool) -> d
     logging.getLogger("detectron2").info("Model:\n%s", model)
     with building_errors(cfg):
         trainer = _build_trainer(cfg, model)
-    check_class_names(dataset_names(cfg, "train"), dataset_names(cfg, "test"), masks=lazy_mask_format(cfg, "test"))
+    check_class_names(dataset_names(cfg, "train"), dataset_names(cfg, "test"), masks=mask_format(cfg, "test"))
     rehearse_lazy(cfg, model)
     rehearse_training(model, trainer.data_loader)
     if try_only:
@@ -215,22 +216,12 @@ def _build_trainer(cfg: DictConfig, model: nn.Module) -> SimpleTrainer:
     )
 
 
-def lazy_mask_format(cfg: DictConfig, split: str) -> str:
-    """As `mask_format` for a LazyConfig."""
-    mapper = cfg.dataloader.train.mapper
-    if not mapper.get("use_instance_mask", True):
-        return ""
-    # A mapper that says nothing leaves masks to its target maker, which takes either.
-    kept = split == "train" and "use_instance_mask" in mapper
-    return mapper.get("instance_mask_format", "polygon") if kept else "bitmask"
-
-
 def _build_loader(cfg: DictConfig, split: str) -> Any:
     """Make the loader `cfg.dataloader[split]`; what is wrong with its datasets is reported as for YAML configs."""
     names = dataset_names(cfg, split)
     for name in names:
         check_registered(name, f"dataloader.{split}.dataset.names")
-    with checked_loading(names, train=split == "train", masks=lazy_mask_format(cfg, split)):
+    with checked_loading(names, train=split == "train", masks=mask_format(cfg, split)):
         loader = instantiate(cfg.dataloader[split])
     check_dataset_files(names)
     check_lazy_class_counts(cfg, names)

@@ -9,7 +9,6 @@ import copy
 import os
 
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.logger import setup_logger
@@ -24,7 +23,6 @@ from pentamask.data.picture_checks import PictureSummary, check_pictures
 from pentamask.data.pictures import read_record_picture
 from pentamask.engine.checks import BadInput, check_registered, checked_loading, mask_format
 from pentamask.engine.command_line import add_config_options, add_debug_flag, positive, reported_errors
-from pentamask.engine.lazy import lazy_mask_format
 from pentamask.engine.load_config import dataset_names, load_any_config
 from pentamask.visualize.predictions import literal_text, with_class_names
 
@@ -68,9 +66,10 @@ def _datasets(args: argparse.Namespace) -> list[tuple[str, bool, str]]:
     if args.dataset:
         return [(name, True, "") for name in args.dataset]
     cfg = load_any_config(args.config_file, args.opts)
-    form = mask_format if isinstance(cfg, CfgNode) else lazy_mask_format
     return [
-        (name, split == "train", form(cfg, split)) for split in ("train", "test") for name in dataset_names(cfg, split)
+        (name, split == "train", mask_format(cfg, split))
+        for split in ("train", "test")
+        for name in dataset_names(cfg, split)
     ]
 
 
