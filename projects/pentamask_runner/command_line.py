@@ -14,7 +14,9 @@ from .runner import PROVIDERS, Runner, read_rgb
 
 def get_parser() -> argparse.ArgumentParser:
     """The command line's."""
-    parser = argparse.ArgumentParser(description="Run a model that pentamask exported, without PyTorch.")
+    parser = argparse.ArgumentParser(
+        prog="run_onnx", description="Run a model that pentamask exported, without PyTorch."
+    )
     parser.add_argument("model", metavar="FILE", help="the .onnx file")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="FILE", help="pictures, folders of them, or patterns")
