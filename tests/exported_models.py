@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from pentamask_runner import Runner
-from thin_models import FEWER_LAYERS, build_thin
+from thin_models import VARIANTS, build_variant
 from torch import nn
 
 from pentamask.export import Exportable, export_onnx
@@ -22,7 +22,7 @@ class Exported(NamedTuple):
 
 
 class Exporter:
-    """Makes and remembers the file of a thin model, by its name."""
+    """Makes and remembers the file of a thin model, or of a variant with a fixed number of detections, by its name."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -30,8 +30,9 @@ class Exporter:
 
     def __call__(self, name: str) -> Exported:
         if name not in self._made:
-            cfg, model = build_thin(name, *FEWER_LAYERS.get(name, ()))
-            path = self._folder / f"{name}.onnx"
-            export_onnx(model, cfg, str(path), config_name=name)
-            self._made[name] = Exported(cfg, model, Exportable(model), path, Runner(str(path), threads=1))
+            cfg, model = build_variant(name)
+            path, detections = self._folder / f"{name}.onnx", "fixed" if name in VARIANTS else "dynamic"
+            export_onnx(model, cfg, str(path), config_name=name, detections=detections)
+            module = Exportable(model, detections=detections)
+            self._made[name] = Exported(cfg, model, module, path, Runner(str(path), threads=1))
         return self._made[name]

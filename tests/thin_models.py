@@ -36,11 +36,14 @@ _ONE_MAP = [
     *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.ANCHOR_GENERATOR.SIZES", [[24, 48, 80]]),
 ]
 _ONE_MAP_KEYS = ("MODEL.RESNETS.OUT_FEATURES", "MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES")
+_DEFORMABLE_TOWERS = [
+    *("MODEL.FCOS.USE_DEFORMABLE", True, "MODEL.FCOS.NUM_CLS_CONVS", 1, "MODEL.FCOS.NUM_BOX_CONVS", 1),
+]
 # Other models and parts: base and overrides.
 VARIANTS = {
     "FCOS with DCN": (
         "BlendMask_R_50_thin",
-        [*_SHALLOW, "MODEL.META_ARCHITECTURE", "OneStageDetector", "MODEL.FCOS.USE_DEFORMABLE", True],
+        [*_SHALLOW, "MODEL.META_ARCHITECTURE", "OneStageDetector", *_DEFORMABLE_TOWERS],
     ),
     "panoptic BlendMask": (
         "BlendMask_R_50_thin",
@@ -56,7 +59,7 @@ VARIANTS = {
             *("MODEL.META_ARCHITECTURE", "PanopticCenterMask", *_SEMANTIC),
             *("MODEL.BACKBONE.NAME", "build_vovnet_fpn_p6p7_backbone"),
             *("MODEL.VOVNET.CONV_BODY", "V-19-slim-eSE", "MODEL.VOVNET.NORM", "BN"),
-            *_maps("stage2", "stage3", "stage4", keys=("MODEL.VOVNET.OUT_FEATURES", "MODEL.FPN.IN_FEATURES")),
+            *_maps("stage2", "stage3", "stage4", "stage5", keys=("MODEL.VOVNET.OUT_FEATURES", "MODEL.FPN.IN_FEATURES")),
             *_maps("p2", "p3", "p4", keys=("MODEL.SEM_SEG_HEAD.IN_FEATURES",)),
         ],
     ),

@@ -44,7 +44,8 @@ def main(args: argparse.Namespace) -> None:
     if args.save_panoptic and not {"merge", "combine"} & runner.metadata.keys():
         raise ValueError(f"--save-panoptic: {args.model} is no panoptic model.")
     json_folder = os.path.dirname(args.save_json or "")
-    for folder in (args.output if args.input else None, args.save_panoptic, json_folder):
+    drawings = args.output if args.input else os.path.dirname(args.output)
+    for folder in (drawings, args.save_panoptic, json_folder):
         if folder:
             os.makedirs(folder, exist_ok=True)
     if args.video_input:
@@ -69,6 +70,8 @@ def check_outputs(args: argparse.Namespace, paths: list[str]) -> None:
     """Raise `ValueError` if something would be overwritten that may be missed, or not be written at all."""
     if args.video_input and (args.save_json or args.save_panoptic):
         raise ValueError("--save-json and --save-panoptic are for --input.")
+    if args.video_input and not args.output:
+        raise ValueError("--video-input needs --output, a new file.")
     folders = [folder for folder in (args.output, args.save_panoptic) if folder]
     if folders and len({_stem(path) for path in paths}) < len(paths):
         raise ValueError("--input names files of the same name, whose results would overwrite each other.")
@@ -96,15 +99,15 @@ def run_on_picture(runner: Runner, path: str, number: int, args: argparse.Namesp
     return coco_results(result, number, path, runner.metadata["thing_dataset_ids"])
 
 
-def run_on_video(runner: Runner, path: str, output: str | None) -> None:
+def run_on_video(runner: Runner, path: str, output: str) -> None:
     """Write a video with what is found in each frame, at its size and frame rate."""
     try:
         import cv2
     except ImportError as error:
         raise ImportError("Videos need OpenCV: pip install opencv-python.") from error
     video = cv2.VideoCapture(path)
-    if not video.isOpened() or not output:
-        raise ValueError(f"Cannot open the video {path}." if output else "--video-input needs --output, a new file.")
+    if not video.isOpened():
+        raise ValueError(f"Cannot open the video {path}.")
     size = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
     writer = cv2.VideoWriter(output, cv2.VideoWriter.fourcc(*"mp4v"), video.get(cv2.CAP_PROP_FPS) or 25.0, size)
     if not writer.isOpened():

@@ -1,6 +1,5 @@
 """From a picture to what an exported model sees in it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .geometry import paste, resize, resize_each
+from .metadata import read_metadata
 from .panoptic import Panoptic, combine, merge
 
 if TYPE_CHECKING:
@@ -100,15 +100,10 @@ class Runner:
                 config says, which are all instances that it finds.
 
         Raises:
-            ValueError: the file is not pentamask's, or see `open_session`.
+            ValueError, ImportError: see `read_metadata` and `open_session`.
         """
         self.session = open_session(path, provider, threads)
-        properties = self.session.get_modelmeta().custom_metadata_map
-        if "pentamask_version" not in properties:
-            raise ValueError(
-                f"{path} has no metadata of pentamask: export it with `python -m pentamask.tools.export_model`."
-            )
-        self.metadata: dict[str, Any] = {name: json.loads(text) for name, text in properties.items()}
+        self.metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map, path)
         self._outputs = [output.name for output in self.session.get_outputs()]
         self.confidence_threshold = confidence_threshold
 
@@ -121,7 +116,7 @@ class Runner:
             What is found above the threshold, at the size of the picture.
 
         Raises:
-            ValueError: it is too small for the model.
+            ValueError: it is too small for the model, or onnxruntime fails.
         """
         pixels = read_rgb(picture)
         image, used = self.preprocess(pixels)
@@ -157,14 +152,20 @@ class Runner:
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The graph's outputs for its input (3, H', W')."""
         if not self.metadata.get("batch"):
-            return dict(zip(self._outputs, self.session.run(None, {"image": image})))
+            return dict(zip(self._outputs, self._run_session(image)))
         return self._run_batch([image])[0]
+
+    def _run_session(self, image: np.ndarray) -> list[np.ndarray]:
+        try:
+            return self.session.run(None, {"image": image})
+        except Exception as error:  # its types have nothing in common
+            raise ValueError(f"onnxruntime failed on an input of shape {image.shape}: {error}") from error
 
     def _run_batch(self, images: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """Of a file for batches the outputs for up to as many inputs as it takes, all of one size."""
         filled = np.zeros((self.metadata["batch"], *images[0].shape), dtype=np.uint8)
         filled[: len(images)] = images
-        outputs = self.session.run(None, {"image": filled})
+        outputs = self._run_session(filled)
         return [{name: x[i] for name, x in zip(self._outputs, outputs)} for i in range(len(images))]
 
     def batch(self, pictures: Sequence[str | Image.Image | np.ndarray]) -> list[Result]:

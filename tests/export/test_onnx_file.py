@@ -5,16 +5,27 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import numpy_helper
 from pentamask_runner import Runner
-from thin_models import FEWER_LAYERS, THIN_MODELS, build_thin, scenes
+from thin_models import THIN_MODELS, build_thin, build_variant, scenes
 
 from pentamask.export import export_onnx
 from pentamask.export.verify import compare, run_eagerly
 
 _DEFORMABLE = ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[False,False,True,False]", "MODEL.RESNETS.DEFORM_MODULATED", True)
+# Those whose steps after the dense part differ from the thin models'.
+_VARIANTS = (
+    "FCOS with DCN",
+    "panoptic BlendMask",
+    "panoptic CenterMask with VoVNet",
+    "YOLACT with mask scores and greedy NMS",
+    "Mask R-CNN C4",
+)
+# Classifying layers, by the end of their weights' names -> where of seven values the background is, if there is one.
+_CLASSIFIERS = {"fcos_head.cls_logits.weight": None, "conf_layer.weight": 0, "box_predictor.cls_score.weight": 6}
 
 
-@pytest.mark.parametrize("name", THIN_MODELS)
+@pytest.mark.parametrize("name", [*THIN_MODELS, *_VARIANTS])
 def test_a_file_finds_what_the_model_finds(name: str, exported) -> None:
     made = exported(name)
     small, wide, large = scenes(3)
@@ -28,10 +39,11 @@ def test_a_file_finds_what_the_model_finds(name: str, exported) -> None:
         assert agreement.boxes < 0.02 and agreement.scores < 1e-3 and agreement.masks < 2e-3, agreement
 
 
-@pytest.mark.parametrize("name", THIN_MODELS)
+@pytest.mark.parametrize("name", [*THIN_MODELS, *_VARIANTS])
 def test_a_file_has_standard_operators_only(name: str, exported) -> None:
     graph = onnx.load(exported(name).path)
-    assert [opset.domain for opset in graph.opset_import] == [""] and graph.opset_import[0].version == 18
+    version = 19 if name == "FCOS with DCN" else 18
+    assert [(opset.domain, opset.version) for opset in graph.opset_import] == [("", version)]
     assert {node.domain for node in graph.graph.node} == {""} and not graph.functions
     assert not {"Loop", "If", "Scan"} & {node.op_type for node in graph.graph.node}
 
@@ -39,7 +51,7 @@ def test_a_file_has_standard_operators_only(name: str, exported) -> None:
 @pytest.mark.parametrize("name", THIN_MODELS)
 def test_after_an_export_the_model_is_as_before(name: str, exported) -> None:
     """The file was written from this very object: it is in its mode, and gives the numbers of a fresh one."""
-    used, (_, fresh) = exported(name).model, build_thin(name, *FEWER_LAYERS.get(name, ()))
+    used, (_, fresh) = exported(name).model, build_variant(name)
     (image,) = scenes(1)
     assert not used.training
     with torch.no_grad():
@@ -54,15 +66,27 @@ def test_an_opset_without_deformable_convolution_is_refused(tmp_path) -> None:
     assert not (tmp_path / "x.onnx").exists()
 
 
-def test_nothing_found_is_ordinary(tmp_path) -> None:
-    cfg, model = build_thin("CenterMask_Lite_R_50_thin", "MODEL.FCOS.INFERENCE_TH_TEST", 1.1)
-    for detections, rows in (("dynamic", 0), ("fixed", 50)):
-        path = str(tmp_path / f"{detections}.onnx")
-        export_onnx(model, cfg, path, detections=detections)
-        runner = Runner(path, threads=1)
-        outputs = runner.run(scenes(1)[0].numpy())
-        assert outputs["boxes"].shape == (rows, 4) and outputs["masks"].shape == (rows, 28, 28)
-        assert (outputs["classes"] == -1).all() and outputs["classes"].dtype == np.int64
-        assert not outputs["scores"].any() and not outputs["boxes"].any() and not outputs["masks"].any()
-        result = runner(scenes(1)[0].permute(1, 2, 0).numpy())
-        assert result.boxes.shape == (0, 4) and result.masks.shape == (0, 128, 160)
+@pytest.mark.parametrize("name", [*THIN_MODELS[:4], *_VARIANTS])
+def test_nothing_found_is_ordinary(name: str, exported, tmp_path) -> None:
+    """Of a dynamic number of detections and, of the variants, of a fixed one."""
+    made = exported(name)
+    model = onnx.load(made.path)
+    shapes = {weights.name: weights.dims for weights in model.graph.initializer}
+    for node in list(model.graph.node):
+        for end, background in _CLASSIFIERS.items():
+            if len(node.input) > 1 and node.input[1].endswith(end):
+                bias = np.full(shapes[node.input[1]][0], -1e4, np.float32)
+                if background is not None:
+                    bias.reshape(-1, 7)[:, background] = 1e4
+                model.graph.initializer.append(numpy_helper.from_array(bias, f"{node.name}.nothing"))
+                node.input[:] = [*node.input[:2], f"{node.name}.nothing"]
+    onnx.save(model, tmp_path / "x.onnx")
+    runner, picture = Runner(str(tmp_path / "x.onnx"), threads=1), scenes(1)[0]
+    outputs, found = runner.run(picture.numpy()), made.runner.run(picture.numpy())
+    rows = made.module.inference.max_detections if name in _VARIANTS else 0
+    for part, x in outputs.items():
+        if part != "sem_seg":
+            assert x.shape == (rows, *found[part].shape[1:]) and x.dtype == found[part].dtype
+            assert (x == (-1 if part == "classes" else 0)).all()
+    result = runner(picture.permute(1, 2, 0).numpy())
+    assert result.boxes.shape == (0, 4) and (result.masks is None or result.masks.shape == (0, 128, 160))

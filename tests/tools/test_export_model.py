@@ -1,6 +1,7 @@
 """Training, export and running, as on the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from pentamask.engine.load_config import find_config_file, load_config
 from pentamask.engine.predictor import Predictor
 from pentamask.tools import export_model, train_net
 
-CONFIG = "shapes/BlendMask_R_50_thin.yaml"
+MODEL = "BlendMask_R_50_thin"
+CONFIG = f"shapes/{MODEL}.yaml"
 
 
 def export(*words: object) -> None:
@@ -28,7 +30,8 @@ def export(*words: object) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory, shapes: str) -> tuple[Path, list[str]]:
     """A BlendMask that `train_net` trained for a few iterations, and its options."""
     folder = tmp_path_factory.mktemp("trained")
-    options = ["MODEL.DEVICE", "cpu", "MODEL.FCOS.NORM", "GN", "MODEL.FCOS.INFERENCE_TH_TEST", "0.02", "SEED", "1"]
+    options = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18", "MODEL.FCOS.NORM", "GN"]
+    options += ["MODEL.FCOS.INFERENCE_TH_TEST", "0.02", "SEED", "1"]
     options += ["SOLVER.MAX_ITER", "8", "SOLVER.WARMUP_ITERS", "0", "SOLVER.IMS_PER_BATCH", "4"]
     options += ["SOLVER.BASE_LR", "0.02", "OUTPUT_DIR", str(folder)]
     train_net.main(train_net.default_argument_parser().parse_args(["--config-file", CONFIG, *options]))
@@ -116,6 +119,15 @@ def test_mistakes_are_told(words: list[str], message: str, trained, tmp_path: Pa
     assert not list(tmp_path.glob("x.*"))
 
 
+def test_a_file_that_differs_is_refused(trained, picture: str, exported, tmp_path: Path, monkeypatch) -> None:
+    """Here it has other weights."""
+    weights, options = trained
+    path = tmp_path / "model.onnx"
+    monkeypatch.setattr(export_model, "export_onnx", lambda *_, **__: shutil.copy(exported(MODEL).path, path))
+    with pytest.raises(ValueError, match="The file does not find what the model finds, see the table"):
+        export("--config-file", CONFIG, "--output", path, "--verify", picture, *options, "MODEL.WEIGHTS", weights)
+
+
 def test_an_old_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from pentamask.export import onnx_file
 
@@ -131,7 +143,7 @@ def test_an_old_pytorch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_run_onnx_is_the_runners_command_line(exported, picture: str, tmp_path: Path) -> None:
-    arguments = [str(exported("BlendMask_R_50_thin").path), "--input", picture, "--output", str(tmp_path)]
+    arguments = [str(exported(MODEL).path), "--input", picture, "--output", str(tmp_path)]
     command = [sys.executable, "-W", "ignore", "-m", "pentamask.tools.run_onnx", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -139,14 +151,21 @@ def test_run_onnx_is_the_runners_command_line(exported, picture: str, tmp_path: 
 
 
 @torch.no_grad()
-def test_evaluation_of_a_file_gives_the_models_numbers(exported, shapes: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("BlendMask_R_50_thin", [("bbox", "AP50"), ("segm", "AP50")]),
+        ("PanopticSegFormer_R_50_thin", [("segm", "AP50"), ("panoptic_seg", "PQ")]),
+    ],
+)
+def test_evaluation_of_a_file_gives_the_models_numbers(name: str, metrics, exported, shapes: str, tmp_path) -> None:
     from pentamask.engine.trainer import Trainer
     from pentamask.export.evaluate import evaluate_file
 
-    made = exported("BlendMask_R_50_thin")
+    made = exported(name)
     cfg = made.cfg.clone()
     cfg.OUTPUT_DIR = str(tmp_path)
     expected = Trainer.test(cfg, made.model)
-    found = evaluate_file(made.runner, "shapes_val", str(tmp_path))
-    for task in ("bbox", "segm"):
-        assert found[task]["AP50"] == pytest.approx(expected[task]["AP50"], abs=0.1)
+    found = evaluate_file(made.runner, cfg.DATASETS.TEST[0], str(tmp_path))
+    for task, metric in metrics:
+        assert found[task][metric] == pytest.approx(expected[task][metric], abs=0.1)

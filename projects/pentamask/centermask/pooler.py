@@ -74,6 +74,6 @@ class AdaptiveROIPooler(ROIPooler):
 
     def pool(self, features: list[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
         """As `forward`, of RoIs (R, 5), image index and box, with their levels (R,)."""
-        if pooling.can_pool_levels(self, features):
-            return pooling.pool_levels(self, features, rois, levels)
+        if pooling.can_pool_at_once(self, features):
+            return pooling.pool_at_once(self, features, rois, levels)
         return pool_levels(self.level_poolers, features, rois, levels)

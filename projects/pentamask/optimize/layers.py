@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pentamask.ops import is_exporting
 from pentamask.ops.packed import COLUMN_BLOCK, pack_matrix, pack_winograd_weight, packed_linear, winograd_conv3x3
 
-from .pooling import can_pool_levels, pool_levels
+from .pooling import can_pool_at_once, pool_at_once
 
 
 class PackedConv2d(Conv2d):
@@ -96,7 +96,7 @@ class PackedROIPooler(ROIPooler):
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """(N, C, H, W) of each level and R boxes -> (R, C, S, S)."""
-        if not box_lists or torch.is_autocast_enabled("cpu") or not can_pool_levels(self, x):
+        if not box_lists or torch.is_autocast_enabled("cpu") or not can_pool_at_once(self, x):
             return super().forward(x, box_lists)
         rois = convert_boxes_to_pooler_format(box_lists)
         levels = torch.zeros(len(rois), dtype=torch.int64, device=rois.device)
@@ -104,7 +104,7 @@ class PackedROIPooler(ROIPooler):
             levels = assign_boxes_to_levels(
                 box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
             )
-        return pool_levels(self, x, rois, levels)
+        return pool_at_once(self, x, rois, levels)
 
 
 def _serves(packed: Tensor, x: Tensor) -> bool:

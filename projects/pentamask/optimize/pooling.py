@@ -9,8 +9,8 @@ from pentamask.ops import has_compiled_ops, is_exporting
 from pentamask.ops.roi_align import roi_align_levels
 
 
-def can_pool_levels(pooler: ROIPooler, maps: list[Tensor]) -> bool:
-    """Whether `pool_levels` gives what the pooler gives: in inference on a CPU, for RoIAlign with square cells."""
+def can_pool_at_once(pooler: ROIPooler, maps: list[Tensor]) -> bool:
+    """Whether `pool_at_once` gives what the pooler gives: in inference on a CPU, for RoIAlign with square cells."""
     levels = pooler.level_poolers
     return (
         has_compiled_ops()
@@ -23,8 +23,9 @@ def can_pool_levels(pooler: ROIPooler, maps: list[Tensor]) -> bool:
     )
 
 
-def pool_levels(pooler: ROIPooler, maps: list[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
-    """
+def pool_at_once(pooler: ROIPooler, maps: list[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
+    """As `pentamask.graph.pool_levels`, which goes level by level, where `can_pool_at_once`.
+
     Args:
         pooler: whose settings to use.
         maps: (N, C, H, W) of each level.
