@@ -1,14 +1,17 @@
 """The files: standard operators, any height and width, and the model's results in onnxruntime."""
 
+import detectron2.layers
 import numpy as np
 import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from onnx import numpy_helper
 from pentamask_runner import Runner
 from thin_models import THIN_MODELS, build_thin, build_variant, scenes
 
+from pentamask import ops
 from pentamask.export import export_onnx
 from pentamask.export.verify import compare, run_eagerly
 
@@ -60,10 +63,15 @@ def test_after_an_export_the_model_is_as_before(name: str, exported) -> None:
 
 
 def test_an_opset_without_deformable_convolution_is_refused(tmp_path) -> None:
+    """By which time the model was traced: no function of a library is another one afterwards."""
     cfg, model = build_thin("BlendMask_R_50_thin", *_DEFORMABLE)
+    modules = (torch, F, torchvision.ops, torchvision.ops.boxes, detectron2.layers, detectron2.layers.wrappers, ops)
+    before = [dict(vars(module)) for module in modules]
     with pytest.raises(ValueError, match="--opset 18: this model has deformable convolutions, which need 19"):
         export_onnx(model, cfg, str(tmp_path / "x.onnx"), opset=18)
     assert not (tmp_path / "x.onnx").exists()
+    for module, functions in zip(modules, before):
+        assert all(vars(module)[name] is function for name, function in functions.items()), module
 
 
 @pytest.mark.parametrize("name", [*THIN_MODELS[:4], *_VARIANTS])
