@@ -7,6 +7,7 @@ Or with a LazyConfig: --config-file FCOS/R_50_1x.py ... --opts train.init_checkp
 """
 
 import argparse
+import contextlib
 import glob
 import itertools
 import logging
@@ -38,7 +39,7 @@ from pentamask.engine.inference import load_runnable_config
 from pentamask.engine.load_config import dataset_names, find_config_file
 from pentamask.engine.predictor import Predictor
 from pentamask.engine.rehearsal import make_folder
-from pentamask.tools.pipeline import ahead
+from pentamask.tools.pipeline import ahead, behind
 from pentamask.tools.save_predictions import Saver
 from pentamask.visualize.predictions import draw_frame, draw_predictions, with_class_names
 from pentamask.visualize.side_by_side import side_by_side
@@ -310,7 +311,7 @@ def run_on_video(
 ) -> None:
     """Show or save a video with its predictions, at its size and frame rate.
 
-    Frames are read, seen by the model, and drawn in three threads. Objects keep their number and colour.
+    A thread reads frames and another one draws them, while this one runs the model. Objects keep number and colour.
 
     Args:
         predictor: the model.
@@ -330,16 +331,22 @@ def run_on_video(
     if writer is not None and not writer.isOpened():
         raise BadInput(f"OpenCV cannot write the video {target}.")
     num_frames, track = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), VideoTracker()
+
+    def finish(seen: tuple[np.ndarray, dict]) -> np.ndarray:
+        frame, predictions = seen
+        tracked = track(predictions)
+        saver.add(name, tracked, metadata)
+        drawn = draw_frame(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), tracked, metadata)
+        if writer is not None:
+            writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+        return drawn
+
     try:
-        seen = ahead(_predict_frames(predictor, ahead(read_frames(video)), batch_size))
-        for frame, predictions in tqdm.tqdm(seen, total=num_frames if num_frames > 0 else None):
-            tracked = track(predictions)
-            saver.add(name, tracked, metadata)
-            drawn = draw_frame(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), tracked, metadata)
-            if writer is not None:
-                writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-            elif _show(drawn, 1):
-                break
+        seen = _predict_frames(predictor, ahead(read_frames(video)), batch_size)
+        with contextlib.closing(behind(finish, seen)) as finished:
+            for drawn in tqdm.tqdm(finished, total=num_frames if num_frames > 0 else None):
+                if writer is None and _show(drawn, 1):
+                    break
         saver.finish()
     finally:
         if writer is not None:

@@ -2,10 +2,13 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 _END = object()
 
 
@@ -44,3 +47,19 @@ def ahead(items: Iterable[_T], size: int = 4) -> Iterator[_T]:
     finally:
         stopped.set()
         thread.join()
+
+
+def behind(step: Callable[[_T], _R], items: Iterable[_T], size: int = 4) -> Generator[_R, None, None]:
+    """What `step` makes of the items, in order, in a thread that is up to `size` of them behind; they are taken here.
+
+    So a model stays in the thread that it was built in; in another one, OpenMP has more threads than there are cores
+    and lets them sleep between any two loops. Errors of `step` are raised here.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        running: deque[Future[_R]] = deque()
+        for item in items:
+            running.append(thread.submit(step, item))
+            while running and (len(running) > size or running[0].done()):
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
