@@ -105,16 +105,15 @@ def check_num_gpus(num_gpus: int) -> None:
 def mask_format(cfg: CfgNode | DictConfig, split: str) -> str:
     """What the masks of the "train" or "test" datasets become, as `checked_datasets` takes it."""
     if isinstance(cfg, CfgNode):
-        used, kept, form = cfg.MODEL.MASK_ON, True, cfg.INPUT.MASK_FORMAT
+        used, form = cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT
     else:
         mapper = cfg.dataloader.train.mapper
         used, form = mapper.get("use_instance_mask", True), mapper.get("instance_mask_format", "polygon")
-        kept = (
-            "use_instance_mask" in mapper
-        )  # one that says nothing leaves masks to its target maker, which takes either
+        if "use_instance_mask" not in mapper:
+            form = "bitmask"  # it leaves masks to its target maker, which takes either form
     if not used:
         return ""
-    return form if kept and split == "train" else "bitmask"
+    return form if split == "train" else "bitmask"
 
 
 @contextmanager

@@ -44,14 +44,14 @@ class Predictor:
         Raises:
             BadInput: tile or overlap are out of range.
         """
-        self.model, self.mapper = build_any_model(cfg), _test_mapper(cfg)
-        register_input_check(self.model)
-        load_for_inference(cfg, self.model)
         if tile is not None and not (tile >= 1 and 0 <= overlap < 1):
             raise BadInput(
                 f"Tiles of {tile} pixels with an overlap of {overlap}: give 1 or more, and from 0 to below 1."
             )
         self.tile, self.overlap = tile, overlap
+        self.model, self.mapper = build_any_model(cfg), _test_mapper(cfg)
+        register_input_check(self.model)
+        load_for_inference(cfg, self.model)
         self.confidence_threshold = confidence_threshold
         if hasattr(self.model, "combine_instances_score_thresh"):
             # Applied when a panoptic map is put together; afterwards a lower threshold could bring nothing back.

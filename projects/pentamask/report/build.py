@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from pentamask.common import import_extra
 from pentamask.data.panoptic import find_metadata
 from pentamask.engine.checks import check_registered
-from pentamask.evaluation.panoptic import PREDICTIONS, SEGMENTS_FOLDER, quality_by_class
+from pentamask.evaluation.panoptic import quality_by_class
 from pentamask.visualize.predictions import literal_text, with_class_names
 
 from . import charts
 from .detection import Detections, class_names, evaluate_results, load_results, load_truth
 from .errors import KINDS, find_errors, find_nothing
-from .gallery import Card, choose_cards, draw_cards
-from .runs import Run, read_results, read_runs
+from .gallery import Card, choose_cards, draw_cards, load_segments
+from .runs import Run, read_runs
 
 FILES = "index_files"  # folder of the pictures, named as browsers do
 _TASKS = {"segm": "mask", "bbox": "box"}
@@ -148,8 +148,7 @@ def _describe_detections(
 
 def _describe_panoptic(dataset: str, folder: str) -> dict[str, Any] | None:
     """Panoptic quality in percent: "groups" and "classes"; None without saved segments."""
-    written = read_results(os.path.join(folder, PREDICTIONS))
-    if written is None or not os.path.isdir(os.path.join(folder, SEGMENTS_FOLDER)):
+    if load_segments(folder) is None:
         return None
     metadata = MetadataCatalog.get(dataset)
     quality = quality_by_class(folder, metadata)
@@ -174,7 +173,7 @@ def _panoptic_names(metadata: Metadata) -> dict[int, str]:
 
 
 def _first_cards(folder: str, count: int) -> list[Card]:
-    return [Card(x["image_id"]) for x in read_results(os.path.join(folder, PREDICTIONS))["annotations"][:count]]
+    return [Card(image) for image in list(load_segments(folder) or {})[:count]]
 
 
 def _render(values: dict[str, Any]) -> str:

@@ -96,7 +96,7 @@ def draw_cards(
     for result in results:
         if result["score"] >= threshold:
             by_image.setdefault(result["image_id"], []).append(result)
-    segments = _load_segments(folder)
+    segments = load_segments(folder) or {}
     os.makedirs(output, exist_ok=True)
     names = {}
     for number, card in enumerate(cards):
@@ -114,10 +114,11 @@ def draw_cards(
     return names
 
 
-def _load_segments(folder: str) -> dict[Any, dict]:
+def load_segments(folder: str) -> dict[Any, dict] | None:
+    """What a panoptic evaluator wrote into a folder, by image; None without them or without their PNG files."""
     found = read_results(os.path.join(folder, PREDICTIONS))
     if found is None or not os.path.isdir(os.path.join(folder, SEGMENTS_FOLDER)):
-        return {}
+        return None
     return {x["image_id"]: x for x in found["annotations"]}
 
 
